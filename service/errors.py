@@ -1,0 +1,106 @@
+"""The error tree. One handler in `service.api` renders it as RFC 9457 problem+json.
+
+ServiceError
+├── BadRequest            400  the request cannot be understood
+├── Unauthorized          401  no key, or not a valid one
+├── Forbidden             403  the key lacks the scope
+├── NotFound              404
+├── MethodNotAllowed      405
+├── RequestTimeout        408  the client stopped sending
+├── Conflict              409  wrong state, or somebody else was first
+├── PayloadTooLarge       413
+├── UnsupportedMediaType  415
+├── InvalidValue          422  understood, but a value is not acceptable
+├── Overloaded            503  try again later (Retry-After)
+├── InsufficientStorage   507  the disk is full
+└── InternalError         500  our fault; the log has the request id
+
+A worker stores the same errors in a failed job's `error` field, so a code means the same everywhere.
+"""
+
+from typing import Any, ClassVar
+
+
+class ServiceError(Exception):
+    """An error with a name. `code` is for programs, `detail` says what happened, `hint` what to do about it.
+
+    `param` is a JSON pointer (RFC 6901) into the request body, or the name of a query parameter.
+    """
+
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Error"
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        hint: str | None = None,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+        self.hint = hint
+        self.param = param
+        self.headers = headers or {}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The part that a failed job stores."""
+        return {"code": self.code, "message": self.detail, "hint": self.hint}
+
+
+class BadRequest(ServiceError):
+    status, title = 400, "Bad request"
+
+
+class Unauthorized(ServiceError):
+    status, title = 401, "Unauthorized"
+
+
+class Forbidden(ServiceError):
+    status, title = 403, "Forbidden"
+
+
+class NotFound(ServiceError):
+    status, title = 404, "Not found"
+
+
+class MethodNotAllowed(ServiceError):
+    status, title = 405, "Method not allowed"
+
+
+class RequestTimeout(ServiceError):
+    status, title = 408, "Request timeout"
+
+
+class Conflict(ServiceError):
+    status, title = 409, "Conflict"
+
+
+class PayloadTooLarge(ServiceError):
+    status, title = 413, "Payload too large"
+
+
+class UnsupportedMediaType(ServiceError):
+    status, title = 415, "Unsupported media type"
+
+
+class InvalidValue(ServiceError):
+    status, title = 422, "Invalid value"
+
+
+class InternalError(ServiceError):
+    status, title = 500, "Internal error"
+
+
+class Overloaded(ServiceError):
+    status, title = 503, "Overloaded"
+
+    def __init__(self, code: str, detail: str, *, hint: str | None = None, retry_after_seconds: int = 1) -> None:
+        super().__init__(code, detail, hint=hint, headers={"Retry-After": str(retry_after_seconds)})
+
+
+class InsufficientStorage(ServiceError):
+    status, title = 507, "Insufficient storage"

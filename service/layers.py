@@ -1,0 +1,206 @@
+"""The layer language: what a `layers` network may contain, and the arithmetic that refuses an impossible one.
+
+Nothing is allocated and no engine is imported here: shapes, parameters and multiply-adds are plain integers.
+`workers.training.networks` builds the same list; a test holds the two together.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+from service.errors import InvalidValue
+
+Activation = Literal["relu", "relu6", "leaky_relu", "sigmoid", "tanh", "gelu", "silu", "hardswish"]
+
+Filters = Annotated[int, Field(ge=1, le=4096)]
+Units = Annotated[int, Field(ge=1, le=65536)]
+Side = Annotated[int, Field(ge=1, le=31)]
+
+
+class Strict(BaseModel):
+    """Base of everything a client may post: unknown fields, NaN and silent conversions are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+class Conv(Strict):
+    """Convolution, then batch normalisation if asked for, then the activation."""
+
+    filters: Filters
+    kernel: Side = 3
+    stride: Side = 1
+    padding: Annotated[int, Field(ge=0, le=15)] | Literal["same"] = Field("same", description="'same' is kernel // 2")
+    batch_norm: bool = False
+    activation: Activation | None = None
+
+    @property
+    def padding_px(self) -> int:
+        return self.kernel // 2 if self.padding == "same" else self.padding
+
+
+class Pool(Strict):
+    size: Side = 2
+    stride: Side | None = Field(None, description="size when left out")
+
+
+class Dropout(Strict):
+    p: float = Field(0.5, ge=0, lt=1)
+
+
+class Dense(Strict):
+    units: Units
+    batch_norm: bool = False
+    activation: Activation | None = None
+
+
+class Empty(Strict):
+    """A layer without options: `{"flatten": {}}`."""
+
+
+class Layer(Strict):
+    """One layer, written as an object with one key: `{"conv": {"filters": 32}}`, `{"max_pool": 2}`."""
+
+    conv: Conv | None = None
+    max_pool: Pool | Side | None = None
+    avg_pool: Pool | Side | None = None
+    batch_norm: Empty | None = None
+    activation: Activation | None = None
+    dropout: Dropout | None = None
+    flatten: Empty | None = None
+    global_avg_pool: Empty | None = None
+    dense: Dense | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if len(self._given()) != 1:
+            raise ValueError(f"a layer is an object with exactly one of the keys {', '.join(type(self).model_fields)}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _only_given(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in inner(self).items() if value is not None}
+
+    def _given(self) -> list[str]:
+        return [name for name in type(self).model_fields if getattr(self, name) is not None]
+
+    @property
+    def kind(self) -> str:
+        return self._given()[0]
+
+    @property
+    def pool(self) -> Pool:
+        size = self.max_pool or self.avg_pool
+        assert size is not None
+        return size if isinstance(size, Pool) else Pool(size=size)
+
+
+class LayersNetwork(Strict):
+    """A network as a list of layers. The class layer is added; a missing flatten before a dense layer too."""
+
+    layers: list[Layer] = Field(min_length=1, max_length=200)
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What one layer makes of one picture. `out` is (channels, height, width), or (features,) once flat."""
+
+    kind: str
+    out: tuple[int, ...]
+    parameters: int
+    multiply_adds: int
+
+    @property
+    def activations(self) -> int:
+        return prod(self.out)
+
+
+def shapes(network: LayersNetwork, image_size: int, classes: int) -> list[LayerShape]:
+    """Shape, parameters and multiply-adds of every layer, the class layer last.
+
+    Raises InvalidValue (code `impossible_shape`) naming the first layer that cannot follow the one before it.
+    """
+    return list(_shapes(network, image_size, classes))
+
+
+def _shapes(network: LayersNetwork, image_size: int, classes: int) -> Iterator[LayerShape]:
+    shape: tuple[int, ...] = (3, image_size, image_size)
+    for index, layer in enumerate(network.layers):
+        row = _after(layer, shape, f"/spec/network/layers/{index}/{layer.kind}")
+        shape = row.out
+        yield row
+    yield _dense("classes", classes, shape, batch_norm=False)
+
+
+def _after(layer: Layer, shape: tuple[int, ...], param: str) -> LayerShape:
+    kind = layer.kind
+    if kind in ("conv", "max_pool", "avg_pool", "global_avg_pool") and len(shape) != 3:
+        raise InvalidValue(
+            "impossible_shape",
+            f"{kind} needs a picture, but the layer before it is flat with {shape[0]} features",
+            hint="put convolutions and pools before flatten, global_avg_pool and dense",
+            param=param,
+        )
+    if layer.conv is not None:
+        return _conv(layer.conv, shape, param)
+    if kind in ("max_pool", "avg_pool"):
+        size, stride = layer.pool.size, layer.pool.stride or layer.pool.size
+        return LayerShape(kind, (shape[0], *_slide(shape, size, stride, 0, param)), 0, 0)
+    if layer.dense is not None:
+        return _dense(kind, layer.dense.units, shape, layer.dense.batch_norm)
+    if kind == "global_avg_pool":
+        return LayerShape(kind, (shape[0],), 0, 0)
+    if kind == "flatten":
+        return LayerShape(kind, (prod(shape),), 0, 0)
+    return LayerShape(kind, shape, 2 * shape[0] if kind == "batch_norm" else 0, 0)
+
+
+def _conv(conv: Conv, shape: tuple[int, ...], param: str) -> LayerShape:
+    height, width = _slide(shape, conv.kernel, conv.stride, conv.padding_px, param)
+    weights = shape[0] * conv.filters * conv.kernel**2
+    parameters = weights + (2 * conv.filters if conv.batch_norm else conv.filters)  # a bias only without batch_norm
+    return LayerShape("conv", (conv.filters, height, width), parameters, weights * height * width)
+
+
+def _dense(kind: str, units: int, shape: tuple[int, ...], batch_norm: bool) -> LayerShape:
+    weights = prod(shape) * units
+    return LayerShape(kind, (units,), weights + (2 * units if batch_norm else units), weights)
+
+
+def _slide(shape: tuple[int, ...], size: int, stride: int, padding: int, param: str) -> tuple[int, int]:
+    """Height and width after sliding a window of `size` by `stride` over a picture padded on every side."""
+    if size > min(shape[1:]) + 2 * padding:
+        raise InvalidValue(
+            "impossible_shape",
+            f"a window of {size} does not fit into {shape[1]}x{shape[2]} pixels (padding {padding})",
+            hint="use fewer or smaller pools and strides, or a larger image_size",
+            param=param,
+        )
+    height, width = ((side + 2 * padding - size) // stride + 1 for side in shape[1:])
+    return height, width
+
+
+CLASSIC = LayersNetwork.model_validate(
+    {
+        "layers": [
+            {"conv": {"filters": 32, "activation": "relu"}},
+            {"max_pool": 2},
+            {"conv": {"filters": 64, "activation": "relu"}},
+            {"max_pool": 2},
+            {"conv": {"filters": 128, "activation": "relu"}},
+            {"max_pool": 2},
+            {"flatten": {}},
+            {"dense": {"units": 512, "activation": "relu"}},
+        ]
+    }
+)
+"""The textbook network: three convolutions with pools, one dense layer, ReLU."""

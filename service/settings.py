@@ -1,0 +1,98 @@
+"""One frozen Settings object, read from the environment once and passed along; nothing reads the environment later."""
+
+import ipaddress
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MiB = 1024**2
+GiB = 1024**3
+
+
+class Settings(BaseSettings):
+    """Every knob of the service and the worker. Field `x_y` is read from the environment variable `FOVEA_X_Y`."""
+
+    model_config = SettingsConfigDict(env_prefix="FOVEA_", frozen=True, extra="ignore")
+
+    data: Path = Field(Path("fovea-data"), description="folder for everything Fovea keeps")
+    host: str = Field("127.0.0.1", description="address the service binds")
+    port: int = Field(8000, ge=0, le=65535, description="port the service binds; 0 takes a free one")
+    database_url: str | None = Field(None, description="SQLAlchemy URL; default is SQLite in the data folder")
+    auth: Literal["on", "off"] = Field("on", description="off lets anybody in; allowed on a loopback bind only")
+    admin_key: str | None = Field(None, min_length=16, repr=False, description="admin key, instead of a generated one")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="device to train and predict on")
+
+    max_upload_bytes: int = Field(10 * GiB, gt=0, description="largest archive accepted")
+    max_archive_entries: int = Field(200_000, gt=0, description="most entries in an archive")
+    max_unpacked_bytes: int = Field(100 * GiB, gt=0, description="largest sum of unpacked sizes in an archive")
+    max_image_bytes: int = Field(64 * MiB, gt=0, description="largest picture file")
+    max_image_pixels: int = Field(50_000_000, gt=0, description="largest picture, in pixels")
+    max_classify_images: int = Field(256, gt=0, description="most pictures in one classify request")
+    max_body_bytes: int = Field(1 * MiB, gt=0, description="largest JSON body other than classify's")
+    max_training_memory_bytes: int | None = Field(None, gt=0, description="most memory a network may need; default 80 %")
+    disk_reserve_bytes: int = Field(512 * MiB, ge=0, description="free disk below which uploads are refused (507)")
+    receive_timeout_seconds: float = Field(30.0, gt=0, description="longest silence of a client while it sends a body")
+
+    decode_memory_bytes: int = Field(2 * GiB, gt=0, description="address space a picture decoder may add to its own")
+    decode_timeout_seconds: float = Field(20.0, gt=0, description="longest time one picture may take to decode")
+    decode_processes: int = Field(0, ge=0, description="picture decoders of one import; 0 is one per core")
+
+    lease_seconds: float = Field(30.0, gt=0, description="a worker silent for this long has lost its job")
+    poll_seconds: float = Field(0.5, gt=0, description="how often a worker looks for work and requests")
+    checkpoint_seconds: float = Field(30.0, gt=0, description="longest training time between two checkpoints")
+    max_crashes: int = Field(3, gt=0, description="deaths without progress after which a job is failed")
+    threads: int = Field(0, ge=0, description="threads of a training job; 0 is one per core")
+
+    model_memory_bytes: int = Field(2 * GiB, gt=0, description="memory for loaded models; least recently used go first")
+    inference_threads: int = Field(0, ge=0, description="threads of the inference engine; 0 is one per core")
+    inference_queue: int = Field(512, gt=0, description="pictures waiting for the engine beyond which 503 is answered")
+    max_batch: int = Field(64, gt=0, description="most pictures in one pass of the engine")
+
+    @field_validator("data")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return path.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _auth_off_stays_on_loopback(self) -> Self:
+        if self.auth == "off" and not is_loopback(self.host):
+            raise ValueError("FOVEA_AUTH=off needs a loopback FOVEA_HOST such as 127.0.0.1; anybody could reach this one")
+        return self
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{self.data / 'fovea.db'}"
+
+    @property
+    def uploads(self) -> Path:
+        """Half-received bodies; whatever lies here at start-up is swept."""
+        return self.data / "uploads"
+
+    @property
+    def archives(self) -> Path:
+        """Uploaded archives, named by their SHA-256."""
+        return self.data / "archives"
+
+    @property
+    def cache(self) -> Path:
+        """Packed pixels, rebuilt from the archives when missing."""
+        return self.data / "cache"
+
+    @property
+    def logs(self) -> Path:
+        return self.data / "logs"
+
+    @property
+    def admin_key_file(self) -> Path:
+        return self.data / "admin.key"
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
