@@ -14,7 +14,7 @@ GiB = 1024**3
 class Settings(BaseSettings):
     """Every knob of the service and the worker. Field `x_y` is read from the environment variable `FOVEA_X_Y`."""
 
-    model_config = SettingsConfigDict(env_prefix="FOVEA_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="FOVEA_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     data: Path = Field(Path("fovea-data"), description="folder for everything Fovea keeps")
     host: str = Field("127.0.0.1", description="address the service binds")
@@ -30,8 +30,11 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(64 * MiB, gt=0, description="largest picture file")
     max_image_pixels: int = Field(50_000_000, gt=0, description="largest picture, in pixels")
     max_classify_images: int = Field(256, gt=0, description="most pictures in one classify request")
+    max_classify_bytes: int = Field(256 * MiB, gt=0, description="largest body of one classify request")
     max_body_bytes: int = Field(1 * MiB, gt=0, description="largest JSON body other than classify's")
-    max_training_memory_bytes: int | None = Field(None, gt=0, description="most memory a network may need; default 80 %")
+    max_training_memory_bytes: int | None = Field(
+        None, gt=0, description="most memory a network may need; default 80 %"
+    )
     disk_reserve_bytes: int = Field(512 * MiB, ge=0, description="free disk below which uploads are refused (507)")
     receive_timeout_seconds: float = Field(30.0, gt=0, description="longest silence of a client while it sends a body")
 
@@ -58,7 +61,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _auth_off_stays_on_loopback(self) -> Self:
         if self.auth == "off" and not is_loopback(self.host):
-            raise ValueError("FOVEA_AUTH=off needs a loopback FOVEA_HOST such as 127.0.0.1; anybody could reach this one")
+            raise ValueError(
+                "FOVEA_AUTH=off needs a loopback FOVEA_HOST such as 127.0.0.1; anybody could reach this one"
+            )
         return self
 
     @property

@@ -8,14 +8,24 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import psutil
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
 from service.errors import InvalidValue
 from service.layers import CLASSIC, LayersNetwork, Strict, shapes
 from service.networks import NETWORKS
 
 Auto = Literal["auto"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+def _name(text: str) -> str:
+    if not text.isprintable() or not 0 < len(text) <= 64 or text != text.strip() or set(text) & set("/@:\\?#%"):
+        raise ValueError("a name has 1 to 64 printable characters of any script, but none of / @ : \\ ? # %")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_name)]
+"""What a dataset or a model may be called."""
+
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 

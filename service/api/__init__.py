@@ -1,0 +1,1 @@
+"""The HTTP face: thin routes that parse, call and shape the answer."""

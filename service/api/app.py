@@ -1,0 +1,124 @@
+"""The application: settings in, ASGI app out. Nothing happens on import."""
+
+import re
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+from fastapi_offline import FastAPIOffline
+from sqlalchemy import select
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import service
+from service import artifacts, keys
+from service.api import classify, datasets, health, jobs, models, problems
+from service.api import keys as key_routes
+from service.db import Database
+from service.db.migrate import upgrade
+from service.db.tables import DatasetVersion
+from service.errors import PayloadTooLarge
+from service.ids import new_id
+from service.inference.engine import Engine
+from service.settings import Settings
+
+DESCRIPTION = "Upload labelled pictures, train a network, classify. Errors are `application/problem+json`."
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service over one data folder. Migrates the database and makes the admin key when it starts."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        prepare(app.state.database, settings)
+        app.state.engine = Engine(settings)
+        yield
+        app.state.engine.close()
+        app.state.database.dispose()
+
+    app: FastAPI = FastAPIOffline(
+        title="Fovea", version=service.__version__, description=DESCRIPTION, lifespan=lifespan
+    )
+    app.state.settings = settings
+    app.state.database = Database(settings.database)
+    for module in (health, datasets, jobs, classify, models, key_routes):
+        app.include_router(module.router)
+    app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
+    problems.install(app)
+    app.add_middleware(Edge, settings=settings)
+    return app
+
+
+def prepare(database: Database, settings: Settings) -> None:
+    """Schema, admin key, and what an earlier process left half-done."""
+    upgrade(database)
+    keys.ensure_admin(database, settings)
+    shutil.rmtree(settings.uploads, ignore_errors=True)
+    with database.write() as session:
+        artifacts.sweep(session)
+        kept = set(session.scalars(select(DatasetVersion.archive_sha256)))
+    for path in settings.archives.glob("*/*.zip"):
+        if path.stem not in kept:
+            path.unlink(missing_ok=True)
+
+
+class Edge:
+    """Around every request: a request id in and out, safe headers, and a limit on JSON bodies."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        self.settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if re.fullmatch(r"[\w.-]{1,128}", given, re.ASCII) else new_id("req")
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                added = MutableHeaders(scope=message)
+                added["X-Request-Id"] = request_id
+                added["X-Content-Type-Options"] = "nosniff"
+                added["Referrer-Policy"] = "no-referrer"
+                added["X-Frame-Options"] = "DENY"
+                added.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        if self._too_large(scope, headers):
+            error = PayloadTooLarge("body_too_large", "the body is too large", headers={"Connection": "close"})
+            await problems.problem(error, request_id)(scope, receive, send_with_headers)
+            return
+        await self.app(scope, self._limited(scope, receive), send_with_headers)
+
+    def _too_large(self, scope: Scope, headers: Headers) -> bool:
+        declared = headers.get("content-length", "0")
+        return not _streams(scope) and declared.isdigit() and int(declared) > self.settings.max_body_bytes
+
+    def _limited(self, scope: Scope, receive: Receive) -> Receive:
+        """Counts chunked bodies too; routes that stream count for themselves, against their own limits."""
+        if _streams(scope):
+            return receive
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.settings.max_body_bytes:
+                raise HTTPException(413)  # of the framework's own kind: it would turn any other into a 400
+            return message
+
+        return counted
+
+
+def _streams(scope: Scope) -> bool:
+    path = scope["path"]
+    streams: bool = path == "/v1/datasets" or path.endswith(("/classify", "/versions"))
+    return streams

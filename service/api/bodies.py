@@ -1,0 +1,129 @@
+"""Bodies that stream: to a file for archives, to memory for pictures. Limits are counted, never believed."""
+
+import asyncio
+import hashlib
+import os
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from service.api.multipart import PartStart, parts
+from service.errors import (
+    BadRequest,
+    InsufficientStorage,
+    PayloadTooLarge,
+    RequestTimeout,
+    UnsupportedMediaType,
+)
+from service.ids import new_id
+from service.settings import Settings
+
+ZIP_TYPES = ("application/zip", "application/x-zip-compressed", "application/octet-stream")
+
+
+@dataclass(frozen=True)
+class Received:
+    path: Path
+    sha256: str
+    bytes: int
+
+
+def media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def archive(request: Request, settings: Settings) -> Received:
+    """Streams a zip (raw, or the multipart field `file`) to a file under `<data>/uploads`, fsynced.
+
+    The caller owns the file and removes or renames it. Raises 400, 408, 413, 415 or 507, leaving nothing behind.
+    """
+    settings.uploads.mkdir(parents=True, exist_ok=True)
+    target = settings.uploads / new_id("up")
+    try:
+        return await _to_file(_archive_bytes(request, settings), target, settings)
+    except ClientDisconnect as error:
+        target.unlink(missing_ok=True)
+        raise BadRequest("client_disconnected", "the client went away before the end of the body") from error
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+
+
+async def stream(request: Request, limit: int, settings: Settings) -> AsyncIterator[bytes]:
+    """The body in pieces. Raises PayloadTooLarge beyond `limit` bytes, RequestTimeout when the client falls silent."""
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > limit:
+        raise _too_large(limit)
+    received = 0
+    pieces = request.stream()
+    while True:
+        try:
+            piece = await asyncio.wait_for(anext(pieces), settings.receive_timeout_seconds)
+        except StopAsyncIteration:
+            return
+        except TimeoutError as error:
+            raise RequestTimeout(
+                "body_stalled", "the client stopped sending", headers={"Connection": "close"}
+            ) from error
+        received += len(piece)
+        if received > limit:
+            raise _too_large(limit)
+        if piece:
+            yield piece
+
+
+async def _archive_bytes(request: Request, settings: Settings) -> AsyncIterator[bytes]:
+    kind = media_type(request)
+    body = stream(request, settings.max_upload_bytes, settings)
+    if kind in ZIP_TYPES:
+        async for piece in body:
+            yield piece
+    elif kind == "multipart/form-data":
+        async for piece in _field(request.headers["content-type"], body):
+            yield piece
+    else:
+        raise UnsupportedMediaType(
+            "unsupported_media_type",
+            f"a zip archive is needed, not {kind or 'a body without Content-Type'}",
+            hint="send application/zip, or multipart/form-data with a part named `file`",
+        )
+
+
+async def _field(content_type: str, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    wanted, found = False, 0
+    async for event in parts(content_type, body):
+        if isinstance(event, PartStart):
+            wanted = event.field == "file"
+            found += wanted
+        elif wanted and found == 1:
+            yield event
+    if found != 1:
+        raise BadRequest("file_field", f"{found} parts named `file`; exactly one is needed", hint="-F file=@photos.zip")
+
+
+async def _to_file(pieces: AsyncIterator[bytes], target: Path, settings: Settings) -> Received:
+    digest, written = hashlib.sha256(), 0
+    with target.open("wb") as file:
+        async for piece in pieces:
+            if shutil.disk_usage(target.parent).free < settings.disk_reserve_bytes:
+                raise InsufficientStorage("disk_full", "the disk is too full for this upload", hint="free some space")
+            digest.update(piece)
+            written += len(piece)
+            await run_in_threadpool(file.write, piece)
+        file.flush()
+        await run_in_threadpool(os.fsync, file.fileno())
+    return Received(target, digest.hexdigest(), written)
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        "body_too_large",
+        f"the body is larger than {limit} bytes",
+        hint="split it, or raise the limit (GET /v1/info names it)",
+        headers={"Connection": "close"},
+    )

@@ -1,0 +1,209 @@
+"""`/v1/datasets`: upload archives of labelled pictures, and look at what became of them."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from service.api import shapes
+from service.api.bodies import Received, archive, media_type
+from service.api.context import Answer, DatabaseDep, Once, OnceDep, Reading, SettingsDep, require
+from service.api.paging import PageDep
+from service.api.problems import from_validation
+from service.datasets import versions
+from service.datasets.importer import read_layout
+from service.db import Database
+from service.db.tables import Dataset, DatasetVersion, Item
+from service.errors import BadRequest, NotFound
+from service.layers import Strict
+from service.settings import Settings
+from service.spec import Name
+
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"], dependencies=[Depends(require("data", "train"))])
+writes = Depends(require("data"))
+
+ZIP_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/zip": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}}
+            },
+            "application/json": {"schema": {"type": "object", "properties": {"name": {"type": "string"}}}},
+        },
+    }
+}
+
+
+Make = Callable[[Session, Received], Answer]
+
+
+class NewDataset(Strict):
+    name: Name
+
+
+@router.post("", status_code=202, dependencies=[writes], openapi_extra=ZIP_BODY)
+async def create(
+    request: Request,
+    db: DatabaseDep,
+    settings: SettingsDep,
+    once: OnceDep,
+    name: Annotated[Name | None, Query(description="name of the new dataset, when a zip is the body")] = None,
+) -> JSONResponse:
+    """A new dataset. With a zip as the body, an import job fills its first version; with JSON, it starts empty."""
+    if media_type(request) == "application/json":
+        return await run_in_threadpool(_create_empty, db, once, await request.body())
+    if name is None:
+        raise BadRequest("name_missing", "the dataset needs a name", hint="add ?name=flowers", param="name")
+
+    def make(session: Session, received: Received) -> Answer:
+        return _add_version(session, versions.create_dataset(session, name), received, settings)
+
+    return await _import(request, settings, db, once, make)
+
+
+@router.post("/{dataset}/versions", status_code=202, dependencies=[writes], openapi_extra=ZIP_BODY)
+async def add_version(
+    dataset: str,
+    request: Request,
+    db: DatabaseDep,
+    settings: SettingsDep,
+    once: OnceDep,
+    mode: Literal["replace"] = "replace",
+) -> JSONResponse:
+    """The dataset's next version, made of the zip in the body."""
+
+    def make(session: Session, received: Received) -> Answer:
+        return _add_version(session, versions.find_dataset(session, dataset), received, settings)
+
+    return await _import(request, settings, db, once, make)
+
+
+async def _import(request: Request, settings: Settings, db: Database, once: Once, make: Make) -> JSONResponse:
+    received = await archive(request, settings)
+    try:
+        return await run_in_threadpool(_commit, received, settings, db, once, make)
+    finally:
+        received.path.unlink(missing_ok=True)
+
+
+def _commit(received: Received, settings: Settings, db: Database, once: Once, make: Make) -> JSONResponse:
+    read_layout(received.path, settings)  # refuses an unusable archive before anything is created
+    with db.write() as session:
+        answer: Answer = once.do(session, received.sha256, lambda: make(session, received))
+    return answer.response()
+
+
+def _add_version(session: Session, dataset: Dataset, received: Received, settings: Settings) -> Answer:
+    version, job = versions.add_version(session, dataset, received.sha256, received.bytes)
+    _keep(received, versions.archive_path(settings, received.sha256))
+    body = {"id": dataset.id, "name": dataset.name, "version": version.number, "job": shapes.job(job)}
+    return Answer(202, body, {"Location": f"/v1/jobs/{job.id}"})
+
+
+def _keep(received: Received, target: Path) -> None:
+    """Puts the fsynced upload in its place, durably, before the row that names it is committed."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    received.path.rename(target)
+    for folder in (target.parent, target.parent.parent):
+        descriptor = os.open(folder, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
+def _create_empty(db: Database, once: Once, body: bytes) -> JSONResponse:
+    try:
+        wanted = NewDataset.model_validate_json(body)
+    except ValidationError as error:
+        errors = [{**first, "loc": ("body", *first["loc"])} for first in error.errors()]
+        raise from_validation(errors, None) from error
+
+    def make(session: Session) -> Answer:
+        dataset = versions.create_dataset(session, wanted.name)
+        return Answer(201, shapes.dataset(dataset, 0), {"Location": f"/v1/datasets/{dataset.name}"})
+
+    with db.write() as session:
+        answer: Answer = once.do(session, hashlib.sha256(body).hexdigest(), lambda: make(session))
+    return answer.response()
+
+
+@router.get("")
+def list_datasets(session: Reading, page: PageDep) -> dict[str, Any]:
+    return page.read(session, select(Dataset), Dataset.id, lambda row: _shape(session, row), newest_first=True)
+
+
+@router.get("/{dataset}")
+def show(dataset: str, session: Reading) -> dict[str, Any]:
+    return _shape(session, versions.find_dataset(session, dataset))
+
+
+def _shape(session: Session, row: Dataset) -> dict[str, Any]:
+    count = select(func.count()).select_from(DatasetVersion).where(DatasetVersion.dataset_id == row.id)
+    return shapes.dataset(row, session.scalar(count) or 0)
+
+
+@router.delete("/{dataset}", status_code=204, dependencies=[writes])
+def delete(dataset: str, db: DatabaseDep, settings: SettingsDep) -> Response:
+    """Removes the dataset, its versions and pictures. 409 while a job uses it; models trained from it stay."""
+    with db.write() as session:
+        files = versions.delete_dataset(session, versions.find_dataset(session, dataset), settings)
+    for path in files:
+        path.unlink(missing_ok=True)
+    return Response(status_code=204)
+
+
+@router.get("/{dataset}/versions")
+def list_versions(dataset: str, session: Reading, page: PageDep) -> dict[str, Any]:
+    mine = select(DatasetVersion).where(DatasetVersion.dataset_id == versions.find_dataset(session, dataset).id)
+    return page.read(session, mine, DatasetVersion.number, shapes.dataset_version, newest_first=True)
+
+
+@router.get("/{dataset}/versions/{number}")
+def show_version(dataset: str, number: int, session: Reading) -> dict[str, Any]:
+    return shapes.dataset_version(_version(session, dataset, number))
+
+
+def _version(session: Session, dataset: str, number: int) -> DatasetVersion:
+    return versions.find_version(session, versions.find_dataset(session, dataset), min(number, 2**31))
+
+
+@router.get("/{dataset}/versions/{number}/items")
+def items(
+    dataset: str,
+    number: int,
+    session: Reading,
+    page: PageDep,
+    label: str | None = None,
+    split: Literal["train", "val", "test"] | None = None,
+) -> dict[str, Any]:
+    """The accepted pictures, in the order of the packed cache."""
+    query = select(Item).where(Item.version_id == _version(session, dataset, number).id)
+    query = query if label is None else query.where(Item.label == label)
+    query = query if split is None else query.where(Item.split == split)
+    return page.read(session, query, Item.ordinal, shapes.item)
+
+
+TYPES = {b"\xff\xd8": "image/jpeg", b"\x89P": "image/png", b"RI": "image/webp", b"GI": "image/gif", b"BM": "image/bmp"}
+
+
+@router.get("/{dataset}/versions/{number}/items/{image}")
+def picture(dataset: str, number: int, image: str, session: Reading, settings: SettingsDep) -> Response:
+    """The picture as it was uploaded, as an attachment that no browser runs."""
+    version = _version(session, dataset, number)
+    item = session.scalar(select(Item).where(Item.version_id == version.id, Item.image == image).limit(1))
+    if item is None:
+        raise NotFound("image_not_found", "this version has no such picture", hint="images are named by SHA-256")
+    data = versions.picture_bytes(settings, version, item)
+    kind = TYPES.get(data[:2], "image/tiff")
+    return Response(data, media_type=kind, headers={"Content-Disposition": "attachment"})

@@ -1,0 +1,78 @@
+"""Is it alive, is it ready, how is it doing. `/livez` depends on nothing."""
+
+import shutil
+from typing import Any
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from sqlalchemy import func, select, text
+
+import service
+from service.api.context import DatabaseDep, Reading, SettingsDep, require
+from service.db import Database
+from service.db.tables import Job, ModelVersion
+from service.settings import Settings
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/livez", response_class=PlainTextResponse)
+async def livez() -> str:
+    return "ok"
+
+
+@router.get("/readyz")
+def readyz(db: DatabaseDep, settings: SettingsDep) -> JSONResponse:
+    """200 when requests can be served, else 503 naming what is not ready."""
+    checks = {"database": _database_ready(db), "disk": _disk_ready(settings)}
+    ready = all(state == "ok" for state in checks.values())
+    return JSONResponse({"ready": ready, "checks": checks}, 200 if ready else 503)
+
+
+@router.get("/metrics", dependencies=[Depends(require())])
+def metrics(session: Reading) -> PlainTextResponse:
+    """Prometheus text: jobs by status, model versions."""
+    registry = CollectorRegistry()
+    jobs = Gauge("fovea_jobs", "Jobs by type and status", ["type", "status"], registry=registry)
+    for job_type, status, count in session.execute(
+        select(Job.type, Job.status, func.count()).group_by(Job.type, Job.status)
+    ):
+        jobs.labels(job_type, status).set(count)
+    models = Gauge("fovea_model_versions", "Model versions", registry=registry)
+    models.set(session.scalar(select(func.count()).select_from(ModelVersion)) or 0)
+    return PlainTextResponse(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/v1/info", dependencies=[Depends(require())])
+def info(settings: SettingsDep, db: DatabaseDep) -> dict[str, Any]:
+    """Version, database and limits."""
+    names = (
+        "max_upload_bytes",
+        "max_archive_entries",
+        "max_unpacked_bytes",
+        "max_image_bytes",
+        "max_image_pixels",
+        "max_classify_images",
+        "max_classify_bytes",
+    )
+    return {
+        "version": service.__version__,
+        "database": db.engine.dialect.name,
+        "device": settings.device,
+        "limits": {name: getattr(settings, name) for name in names},
+    }
+
+
+def _database_ready(db: Database) -> str:
+    try:
+        with db.read() as session:
+            session.execute(text("SELECT 1 FROM alembic_version"))
+    except Exception as error:  # noqa: BLE001 - whatever is wrong, the answer is "not ready", with the kind
+        return f"unreachable: {type(error).__name__}"
+    return "ok"
+
+
+def _disk_ready(settings: Settings) -> str:
+    free = shutil.disk_usage(settings.data).free
+    return "ok" if free >= settings.disk_reserve_bytes else f"only {free} bytes free"

@@ -1,0 +1,193 @@
+"""`/v1/jobs`: submit, watch and steer all long work."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from service import jobs
+from service.api import shapes
+from service.api.context import Answer, BodySha256, DatabaseDep, OnceDep, Reading, SettingsDep, Writing, require
+from service.api.paging import PageDep
+from service.datasets import versions
+from service.db import Database
+from service.db.tables import JOB_STATUSES, Checkpoint, Event, Job, Metric
+from service.errors import NotFound
+from service.ids import rfc3339
+from service.settings import Settings
+from service.spec import TrainRequest, TrainSpec, cost, resolve
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(require("train", "data"))])
+POLL_SECONDS = 0.25
+
+
+@router.post("", status_code=202, dependencies=[Depends(require("train"))])
+def submit(
+    body: TrainRequest,
+    session: Writing,
+    once: OnceDep,
+    body_sha256: BodySha256,
+    settings: SettingsDep,
+    dry_run: bool = False,
+) -> JSONResponse:
+    """Train a network on a dataset. `?dry_run=true` validates and resolves "auto", and creates nothing."""
+    if dry_run:
+        return JSONResponse(_resolved(session, body, settings)[1])
+    return once.do(session, body_sha256, lambda: _create(session, body, settings)).response()
+
+
+def _create(session: Session, body: TrainRequest, settings: Settings) -> Answer:
+    version_id, resolved = _resolved(session, body, settings)
+    job = jobs.submit(session, "train", spec=resolved["spec"], seed=body.seed, version_id=version_id, model=body.model)
+    return Answer(202, shapes.job(job), {"Location": f"/v1/jobs/{job.id}"})
+
+
+def _resolved(session: Session, body: TrainRequest, settings: Settings) -> tuple[str, dict[str, Any]]:
+    version = versions.find_ready(session, body.dataset)
+    facts = versions.facts(version)
+    spec = resolve(body.spec, facts, settings.max_training_memory_bytes)
+    needed = cost(TrainSpec.model_validate(spec), facts.classes)
+    return version.id, {
+        "spec": spec,
+        "dataset": version.id,
+        "parameters": needed.parameters,
+        "multiply_adds": needed.multiply_adds,
+        "memory_bytes": needed.memory_bytes,
+    }
+
+
+@router.get("")
+def list_jobs(
+    session: Reading,
+    page: PageDep,
+    status: Annotated[str | None, Query(pattern="^(" + "|".join(JOB_STATUSES) + ")$")] = None,
+    type: Literal["import", "train"] | None = None,
+    model: str | None = None,
+) -> dict[str, Any]:
+    """All jobs, newest first."""
+    query = select(Job)
+    for column, wanted in ((Job.status, status), (Job.type, type), (Job.model, model)):
+        query = query if wanted is None else query.where(column == wanted)
+    return page.read(session, query, Job.id, shapes.job, newest_first=True)
+
+
+@router.get("/{job_id}")
+async def show(
+    job_id: str,
+    db: DatabaseDep,
+    wait: Annotated[float, Query(ge=0, le=60, description="hold until the job changes or ends, in seconds")] = 0,
+) -> dict[str, Any]:
+    """One job; `?wait=30` answers when its status, attempt or progress changes, or the time is over."""
+    deadline = time.monotonic() + wait
+    first = shown = await run_in_threadpool(_show, db, job_id)
+    while not shown["is_terminal"] and shown == first and time.monotonic() < deadline:
+        await asyncio.sleep(POLL_SECONDS)
+        shown = await run_in_threadpool(_show, db, job_id)
+    return shown
+
+
+def _show(db: Database, job_id: str) -> dict[str, Any]:
+    with db.read() as session:
+        return shapes.job(jobs.get(session, job_id))
+
+
+ACTIONS = {"cancel": jobs.cancel, "stop": jobs.stop, "pause": jobs.pause, "resume": jobs.resume}
+
+
+@router.post("/{job_id}:{action}", status_code=202, dependencies=[Depends(require("train"))])
+def act(job_id: str, action: Literal["cancel", "stop", "pause", "resume"], session: Writing) -> JSONResponse:
+    """`stop` ends now and keeps the best, `cancel` throws away; `pause` and `resume` lose nothing."""
+    return JSONResponse(shapes.job(ACTIONS[action](session, job_id)), 202)
+
+
+@router.get("/{job_id}/events")
+def events(
+    job_id: str,
+    session: Reading,
+    db: DatabaseDep,
+    page: PageDep,
+    request: Request,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> Any:
+    """What happened, in order. With `Accept: text/event-stream` the same events live; `Last-Event-ID` resumes."""
+    jobs.get(session, job_id)
+    if "text/event-stream" in request.headers.get("accept", ""):
+        page.after = last_event_id or page.after
+        start = page._mark(Event.number) if page.after else 0
+        return StreamingResponse(_live(db, job_id, start), media_type="text/event-stream")
+    answer = page.read(session, select(Event).where(Event.job_id == job_id), Event.number, shapes.event)
+    return {**answer, "next": answer["data"][-1]["id"] if answer["data"] else page.after}
+
+
+async def _live(db: Database, job_id: str, after: int) -> AsyncIterator[str]:
+    while True:
+        rows, ended = await run_in_threadpool(_events_after, db, job_id, after)
+        for row in rows:
+            after = row.number
+            shaped = shapes.event(row)
+            yield f"id: {shaped['id']}\nevent: {row.type}\ndata: {json.dumps(shaped)}\n\n"
+        if ended and not rows:
+            return
+        if not rows:
+            yield ": waiting\n\n"
+            await asyncio.sleep(POLL_SECONDS)
+
+
+def _events_after(db: Database, job_id: str, after: int) -> tuple[list[Event], bool]:
+    with db.read() as session:
+        ended = jobs.get(session, job_id).status in jobs.TERMINAL
+        query = select(Event).where(Event.job_id == job_id, Event.number > after).order_by(Event.number).limit(500)
+        return list(session.scalars(query)), ended
+
+
+@router.get("/{job_id}/metrics")
+def metrics(
+    job_id: str,
+    session: Reading,
+    names: Annotated[str | None, Query(description="comma-separated")] = None,
+    max_points: Annotated[int, Query(ge=2, le=100_000)] = 1000,
+) -> dict[str, Any]:
+    """Metric histories as [step, epoch, value, time]; longer ones are thinned evenly, first and last kept."""
+    jobs.get(session, job_id)
+    query = select(Metric).where(Metric.job_id == job_id).order_by(Metric.name, Metric.step)
+    if names:
+        query = query.where(Metric.name.in_(names.split(",")))
+    series: dict[str, list[list[Any]]] = {}
+    for row in session.scalars(query):
+        series.setdefault(row.name, []).append([row.step, row.epoch, row.value, rfc3339(row.time)])
+    return {"series": [{"name": name, "points": _thin(points, max_points)} for name, points in series.items()]}
+
+
+def _thin(points: list[Any], most: int) -> list[Any]:
+    if len(points) <= most:
+        return points
+    last = len(points) - 1
+    return [points[round(k * last / (most - 1))] for k in range(most)]
+
+
+@router.get("/{job_id}/checkpoints")
+def checkpoints(job_id: str, session: Reading) -> dict[str, Any]:
+    """The checkpoints kept: the last and the best. A finished job keeps none; its model version is the result."""
+    jobs.get(session, job_id)
+    rows = session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step))
+    shown = ("id", "attempt", "epoch", "step", "is_last", "is_best")
+    data = [{**{name: getattr(row, name) for name in shown}, "created_at": rfc3339(row.created_at)} for row in rows]
+    return {"object": "list", "data": data, "has_more": False, "next": None}
+
+
+@router.get("/{job_id}/log", response_class=PlainTextResponse)
+def log(job_id: str, session: Reading, settings: SettingsDep) -> PlainTextResponse:
+    """What the job's processes printed: the last 256 KiB."""
+    path = settings.logs / f"{jobs.get(session, job_id).id}.log"
+    if not path.exists():
+        raise NotFound("no_log", "this job has not printed anything", hint="a queued job has no log yet")
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - 256 * 1024, 0))
+        return PlainTextResponse(file.read().decode("utf-8", "replace"))

@@ -1,0 +1,105 @@
+"""Rows as the JSON that api.md promises."""
+
+from typing import Any
+
+from service.db.tables import ApiKey, Dataset, DatasetVersion, Event, Item, Job, Model, ModelVersion
+from service.ids import rfc3339
+from service.jobs import TERMINAL
+
+
+def job(row: Job) -> dict[str, Any]:
+    return {
+        "object": "job",
+        "id": row.id,
+        "type": row.type,
+        "status": row.status,
+        "is_terminal": row.status in TERMINAL,
+        "stop_reason": row.stop_reason,
+        "attempt": row.attempt,
+        "progress": row.progress,
+        "eta_seconds": row.eta_seconds,
+        "spec": row.spec,
+        "seed": row.seed,
+        "device": row.device,
+        "plan": row.plan,
+        "dataset": row.version_id,
+        "model": row.model,
+        "result": row.result,
+        "error": row.error,
+        "created_at": rfc3339(row.created_at),
+        "started_at": rfc3339(row.started_at),
+        "finished_at": rfc3339(row.finished_at),
+    }
+
+
+def dataset(row: Dataset, versions: int) -> dict[str, Any]:
+    return {
+        "object": "dataset",
+        "id": row.id,
+        "name": row.name,
+        "versions": versions,
+        "created_at": rfc3339(row.created_at),
+    }
+
+
+def dataset_version(row: DatasetVersion) -> dict[str, Any]:
+    return {
+        "object": "dataset_version",
+        "id": row.id,
+        "dataset": row.dataset_id,
+        "number": row.number,
+        "digest": row.digest,
+        "status": row.status,
+        "classes": row.classes,
+        "splits": row.splits,
+        "image_count": row.image_count,
+        "bytes": row.archive_bytes,
+        "report": row.report,
+        "created_at": rfc3339(row.created_at),
+    }
+
+
+def item(row: Item) -> dict[str, Any]:
+    names = ("image", "path", "label", "split", "width", "height", "flags")
+    return {name: getattr(row, name) for name in names}
+
+
+def event(row: Event) -> dict[str, Any]:
+    return {"id": f"evt_{row.number}", "type": row.type, "time": rfc3339(row.time), "data": row.data}
+
+
+def model(row: Model, newest: int) -> dict[str, Any]:
+    return {
+        "object": "model",
+        "id": row.id,
+        "name": row.name,
+        "newest_version": newest,
+        "created_at": rfc3339(row.created_at),
+    }
+
+
+def model_version(name: str, row: ModelVersion) -> dict[str, Any]:
+    keys = ("dataset", "classes", "image_size", "metrics", "certificate", "lineage", "resize")
+    return {
+        "object": "model_version",
+        "id": row.id,
+        "model": name,
+        "version": row.number,
+        "created_at": rfc3339(row.created_at),
+        "job": row.job_id,
+        "weights_sha256": row.weights_sha256,
+        "parameters": row.parameters,
+        **{key: row.card[key] for key in keys},
+    }
+
+
+def api_key(row: ApiKey) -> dict[str, Any]:
+    return {
+        "object": "api_key",
+        "id": row.id,
+        "name": row.name,
+        "prefix": row.prefix,
+        "scopes": row.scopes,
+        "created_at": rfc3339(row.created_at),
+        "revoked_at": rfc3339(row.revoked_at),
+    }

@@ -1,0 +1,131 @@
+"""Bytes in the database: checkpoints, exported programs, and the registry of model versions.
+
+A blob is written as 1 MiB chunk rows in transactions of their own, so that no other writer waits longer than one chunk
+takes; it exists when its manifest row does, and that row is written together with whatever refers to it. What is read
+back is checked against its SHA-256 before anybody sees it.
+"""
+
+import hashlib
+from typing import Any
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session
+
+from service import jobs
+from service.db import Database
+from service.db.tables import Blob, Checkpoint, Chunk, Model, ModelVersion
+from service.errors import InternalError, NotFound
+from service.ids import new_id, now
+from service.jobs import Hold
+
+CHUNK_BYTES = 1024**2
+ABANDONED_SECONDS = 3600.0
+
+
+def write_chunks(database: Database, data: bytes) -> Blob:
+    """Writes the chunks and returns the manifest, which the caller adds in the transaction that makes it count."""
+    blob_id = new_id("blob")
+    view = memoryview(data)
+    for number, start in enumerate(range(0, len(data), CHUNK_BYTES)):
+        with database.write() as session:
+            piece = bytes(view[start : start + CHUNK_BYTES])
+            session.add(Chunk(blob_id=blob_id, number=number, created_at=now(), data=piece))
+    chunks = -(-len(data) // CHUNK_BYTES)
+    return Blob(id=blob_id, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), chunks=chunks)
+
+
+def read_blob(session: Session, blob_id: str) -> bytes:
+    """The bytes of a blob. Raises InternalError (code `blob_corrupt`) when they are not what was written."""
+    blob = session.get(Blob, blob_id)
+    if blob is None:
+        raise NotFound("blob_not_found", f"there are no bytes {blob_id}")
+    rows = session.scalars(select(Chunk.data).where(Chunk.blob_id == blob_id).order_by(Chunk.number))
+    data = b"".join(rows)
+    if hashlib.sha256(data).hexdigest() != blob.sha256:
+        raise InternalError("blob_corrupt", f"stored bytes {blob_id} do not match their SHA-256")
+    return data
+
+
+def sweep(session: Session) -> None:
+    """Removes chunks whose manifest was never written, left by a process that died while writing."""
+    whole = select(Blob.id)
+    session.execute(delete(Chunk).where(Chunk.blob_id.not_in(whole), Chunk.created_at < now() - ABANDONED_SECONDS))
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def add_checkpoint(session: Session, hold: Hold, blob: Blob, *, epoch: int, step: int, best: bool) -> None:
+    """Makes the blob the job's last checkpoint (and its best), and forgets those that are now neither."""
+    mine = Checkpoint.job_id == hold.job_id
+    session.execute(update(Checkpoint).where(mine).values(is_last=False))
+    if best:
+        session.execute(update(Checkpoint).where(mine).values(is_best=False))
+    session.add(blob)
+    session.flush()
+    session.add(
+        Checkpoint(
+            id=blob.id,
+            job_id=hold.job_id,
+            attempt=hold.attempt,
+            epoch=epoch,
+            step=step,
+            is_last=True,
+            is_best=best,
+            created_at=now(),
+        )
+    )
+    session.flush()
+    keep = session.scalars(select(Checkpoint.id).where(mine, Checkpoint.is_last | Checkpoint.is_best)).all()
+    jobs.delete_checkpoints(session, hold.job_id, keep)
+
+
+def last_checkpoint(session: Session, job_id: str) -> Checkpoint | None:
+    return session.scalar(select(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.is_last))
+
+
+def best_checkpoint(session: Session, job_id: str) -> Checkpoint | None:
+    return session.scalar(select(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.is_best))
+
+
+# --- model versions --------------------------------------------------------------------------------------------------
+
+
+def add_model_version(
+    session: Session, name: str, job_id: str, program: Blob, *, card: dict[str, Any], evaluation: dict[str, Any]
+) -> ModelVersion:
+    """Registers the program as the next version of the model. `card` carries weights_sha256 and parameters."""
+    model = session.scalar(select(Model).where(Model.name == name))
+    if model is None:
+        model = Model(id=new_id("model"), name=name, created_at=now())
+        session.add(model)
+    session.add(program)
+    session.flush()
+    newest = session.scalar(select(func.max(ModelVersion.number)).where(ModelVersion.model_id == model.id))
+    version = ModelVersion(
+        id=new_id("mv"),
+        model_id=model.id,
+        number=(newest or 0) + 1,
+        job_id=job_id,
+        program_id=program.id,
+        weights_sha256=card["weights_sha256"],
+        parameters=card["parameters"],
+        card=card,
+        evaluation=evaluation,
+        created_at=now(),
+    )
+    session.add(version)
+    session.flush()
+    return version
+
+
+def find_version(session: Session, ref: str) -> tuple[Model, ModelVersion]:
+    """The model version that `flowers` (its newest) or `flowers:3` names. Raises NotFound."""
+    name, _, number = ref.partition(":")
+    query = select(Model, ModelVersion).join(ModelVersion, ModelVersion.model_id == Model.id).where(Model.name == name)
+    if number:
+        query = query.where(ModelVersion.number == (int(number) if number.isascii() and number.isdigit() else -1))
+    row = session.execute(query.order_by(ModelVersion.number.desc()).limit(1)).first()
+    if row is None:
+        raise NotFound("model_not_found", f"there is no model version {ref!r}", hint="GET /v1/models lists the models")
+    return row[0], row[1]

@@ -1,0 +1,191 @@
+"""Fills a dataset version: decode every picture once, in sandboxed children, into the packed cache; then one transaction.
+
+Nothing of a half-done import is visible: rows appear together with `ready`, and the cache is renamed into place. An
+import that was interrupted starts again.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from service.datasets import duplicates, packing, versions
+from service.datasets.archive import Entry, inspect, read
+from service.datasets.layout import MIN_CLASSES, MIN_PICTURES, Candidate, Layout, arrange
+from service.datasets.packing import Result
+from service.datasets.split import Row, assign
+from service.db.tables import DatasetVersion, Item, Job
+from service.errors import InternalError, InvalidValue
+from service.settings import Settings
+
+SPLITS = ("train", "val", "test")
+REPORT_ROWS = 1000  # of each kind in a report; more would only hide the first
+
+
+@dataclass(frozen=True)
+class Imported:
+    items: list[dict[str, Any]]
+    classes: list[dict[str, Any]]
+    splits: dict[str, int]
+    digest: str
+    image_size: int
+    facts: dict[str, Any]
+    report: dict[str, Any]
+
+
+def run(version: DatasetVersion, settings: Settings, on_progress: Callable[[int, int], None]) -> Imported:
+    """Decodes the version's archive. `on_progress(done, total)` may raise to end the import, leaving nothing behind.
+
+    Raises InvalidValue when too little of the archive is usable.
+    """
+    archive = versions.archive_path(settings, version.archive_sha256)
+    layout = read_layout(archive, settings)
+    entries = [candidate.entry for candidate in layout.candidates]
+    size = packing.choose_size(archive, entries, settings)
+    cache = versions.cache_path(settings, version.id, size)
+    results = sorted(packing.pack(archive, entries, cache, size, settings, on_progress), key=lambda one: one.row)
+    kept, rejected = _usable(layout.candidates, results)
+    if len(kept) < len(results):
+        packing.keep_rows(cache, [one.row for one in kept])
+    candidates = [layout.candidates[one.row] for one in kept]
+    packed = np.load(cache, mmap_mode="r", allow_pickle=False)
+    groups = duplicates.find(
+        [one.sha256 for one in kept], [one.pixel_sha256 for one in kept], [one.dhash for one in kept], packed
+    )
+    splits = _splits(kept, candidates, groups)
+    items = [_item(row, *one) for row, one in enumerate(zip(kept, candidates, splits, strict=True))]
+    report = {
+        "accepted": len(kept),
+        "rejected": rejected,
+        "skipped": layout.skipped[:REPORT_ROWS],
+        **_duplicate_report(groups, items),
+        "warnings": _warnings(rejected, items),
+    }
+    return _summary(items, kept, size, report)
+
+
+def read_layout(archive: Path, settings: Settings) -> Layout:
+    """Which entries of an archive are pictures of which class. Raises InvalidValue for what cannot be trained on."""
+    with archive.open("rb") as file:
+        return arrange(inspect(archive, settings), lambda entry: read(file, entry, settings.max_image_bytes))
+
+
+def publish(session: Session, version_id: str, imported: Imported) -> None:
+    """Writes the rows and makes the version ready, in the caller's transaction."""
+    version = session.get_one(DatasetVersion, version_id)
+    session.execute(insert(Item), [{"version_id": version_id, **item} for item in imported.items])
+    version.status = "ready"
+    version.classes, version.splits, version.digest = imported.classes, imported.splits, imported.digest
+    version.image_count, version.image_size = len(imported.items), imported.image_size
+    version.facts, version.report = imported.facts, imported.report
+
+
+def ensure_cache(session: Session, version: DatasetVersion, size: int, settings: Settings) -> Path:
+    """The packed pixels of a ready version at this size, decoded from the archive when they are missing."""
+    cache = versions.cache_path(settings, version.id, size)
+    if cache.exists():
+        return cache
+    rows = session.scalars(select(Item.entry).where(Item.version_id == version.id).order_by(Item.ordinal))
+    entries = [Entry(**entry) for entry in rows]
+    archive = versions.archive_path(settings, version.archive_sha256)
+    for result in packing.pack(archive, entries, cache, size, settings):
+        if result.error is not None:
+            cache.unlink(missing_ok=True)
+            raise InternalError("archive_damaged", f"{result.name} decoded at import and does not any more")
+    return cache
+
+
+def mark_failed(session: Session, job: Job) -> None:
+    if version := session.get(DatasetVersion, job.version_id):
+        version.status = "failed"
+
+
+def _usable(candidates: list[Candidate], results: list[Result]) -> tuple[list[Result], list[dict[str, Any]]]:
+    """The pictures to keep, and the rejected with their reasons; a class left with one picture goes too."""
+    decoded = [one for one in results if one.error is None]
+    counts = Counter(candidates[one.row].label for one in decoded)
+    kept = [one for one in decoded if counts[candidates[one.row].label] >= MIN_PICTURES]
+    if len({candidates[one.row].label for one in kept}) < MIN_CLASSES:
+        broken = next((one.error for one in results if one.error is not None), None)
+        raise InvalidValue(
+            "too_few_classes",
+            f"{len(kept)} of {len(results)} pictures are usable, in fewer than two classes",
+            hint=f"the first rejected: {broken['message']}" if broken else "zip one folder of pictures for each class",
+        )
+    lonely = {"code": "class_too_small", "message": "the only usable picture of its class", "hint": "add pictures"}
+    keep = {one.row for one in kept}
+    rejected = [{"path": candidates[one.row].path, **(one.error or lonely)} for one in results if one.row not in keep]
+    return kept, rejected
+
+
+def _splits(kept: list[Result], candidates: list[Candidate], groups: list[duplicates.Group]) -> list[str]:
+    ids = duplicates.group_ids(len(kept), groups)
+    rows = [
+        Row(one.sha256, candidate.path, candidate.label, group, candidate.split)
+        for one, candidate, group in zip(kept, candidates, ids, strict=True)
+    ]
+    return assign(rows)
+
+
+def _item(ordinal: int, result: Result, candidate: Candidate, split: str) -> dict[str, Any]:
+    return {
+        "ordinal": ordinal,
+        "image": result.sha256,
+        "path": candidate.path,
+        "label": candidate.label,
+        "split": split,
+        "width": result.width,
+        "height": result.height,
+        "flags": [],
+        "entry": asdict(candidate.entry),
+    }
+
+
+def _duplicate_report(groups: list[duplicates.Group], items: list[dict[str, Any]]) -> dict[str, Any]:
+    def shape(group: duplicates.Group) -> list[dict[str, Any]]:
+        return [{key: items[row][key] for key in ("path", "label", "split")} for row in group.rows]
+
+    leaking = duplicates.leaks(groups, [item["split"] for item in items])
+    return {
+        "duplicates": [shape(group) for group in groups if group.kind == "exact"][:REPORT_ROWS],
+        "near_duplicates": [shape(group) for group in groups if group.kind == "near"][:REPORT_ROWS],
+        "leaks": [shape(group) for group in leaking][:REPORT_ROWS],
+    }
+
+
+def _warnings(rejected: list[dict[str, Any]], items: list[dict[str, Any]]) -> list[dict[str, str]]:
+    warnings = []
+    counts = Counter(item["label"] for item in items)
+    if rejected:
+        hint = "see `rejected` for the reason of each"
+        warnings.append({"code": "rejected", "message": f"{len(rejected)} pictures were left out", "hint": hint})
+    if max(counts.values()) > 10 * min(counts.values()):
+        hint = "add pictures to the small classes, or set loss.class_weights to 'balanced'"
+        warnings.append({"code": "imbalanced", "message": "some classes have ten times others' pictures", "hint": hint})
+    return warnings
+
+
+def _summary(items: list[dict[str, Any]], kept: list[Result], size: int, report: dict[str, Any]) -> Imported:
+    rows = sorted((item["image"], item["label"], item["split"]) for item in items)
+    counts = Counter(item["label"] for item in items)
+    splits = Counter(item["split"] for item in items)
+    return Imported(
+        items=items,
+        classes=[{"name": name, "count": counts[name]} for name in sorted(counts)],
+        splits={name: splits[name] for name in SPLITS},
+        digest=hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest(),
+        image_size=size,
+        facts={
+            "median_side": int(median(min(one.width, one.height) for one in kept)),
+            "grey": sum(one.grey for one in kept) > 0.9 * len(kept),
+        },
+        report=report,
+    )

@@ -1,0 +1,130 @@
+"""Datasets and their versions as rows and files: create, find, read, delete. A version is immutable once ready."""
+
+from pathlib import Path
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from service import jobs
+from service.datasets import archive
+from service.db.tables import Dataset, DatasetVersion, Item, Job
+from service.errors import Conflict, InvalidValue, NotFound
+from service.ids import new_id, now
+from service.settings import Settings
+from service.spec import DatasetFacts
+
+
+def create_dataset(session: Session, name: str) -> Dataset:
+    """Raises Conflict when the name is taken."""
+    if session.scalar(select(Dataset.id).where(Dataset.name == name)):
+        raise Conflict(
+            "dataset_exists", f"there is a dataset {name!r} already", hint=f"POST /v1/datasets/{name}/versions adds one"
+        )
+    dataset = Dataset(id=new_id("ds"), name=name, created_at=now())
+    session.add(dataset)
+    session.flush()
+    return dataset
+
+
+def add_version(session: Session, dataset: Dataset, sha256: str, size_bytes: int) -> tuple[DatasetVersion, Job]:
+    """The next version, still importing, and the job that fills it."""
+    newest = session.scalar(select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset.id))
+    version = DatasetVersion(
+        id=new_id("dsv"),
+        dataset_id=dataset.id,
+        number=(newest or 0) + 1,
+        status="importing",
+        archive_sha256=sha256,
+        archive_bytes=size_bytes,
+        classes=[],
+        splits={},
+        image_count=0,
+        facts={},
+        report={},
+        created_at=now(),
+    )
+    session.add(version)
+    session.flush()
+    return version, jobs.submit(session, "import", spec={}, version_id=version.id)
+
+
+def find_dataset(session: Session, name_or_id: str) -> Dataset:
+    query = select(Dataset).where((Dataset.name == name_or_id) | (Dataset.id == name_or_id))
+    dataset = session.scalar(query)
+    if dataset is None:
+        raise NotFound("dataset_not_found", f"there is no dataset {name_or_id!r}", hint="GET /v1/datasets lists them")
+    return dataset
+
+
+def find_version(session: Session, dataset: Dataset, number: int | None) -> DatasetVersion:
+    """The version with this number, or the newest."""
+    query = select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id)
+    if number is not None:
+        query = query.where(DatasetVersion.number == number)
+    version = session.scalar(query.order_by(DatasetVersion.number.desc()).limit(1))
+    if version is None:
+        raise NotFound(
+            "version_not_found",
+            f"dataset {dataset.name!r} has no version {number or ''}".rstrip(),
+            hint=f"GET /v1/datasets/{dataset.name}/versions lists them",
+        )
+    return version
+
+
+def find_ready(session: Session, ref: str) -> DatasetVersion:
+    """The ready version that `flowers` (newest), `flowers@2` or a version id names, for training."""
+    version = session.get(DatasetVersion, ref)
+    if version is None:
+        name, _, number = ref.partition("@")
+        if number and not (number.isascii() and number.isdigit() and len(number) < 10):
+            raise InvalidValue("invalid_value", f"{ref!r}: the version is a number", param="/dataset")
+        version = find_version(session, find_dataset(session, name), int(number) if number else None)
+    if version.status != "ready":
+        raise Conflict(
+            "dataset_not_ready",
+            f"version {version.number} of the dataset is {version.status}",
+            hint="wait for its import job" if version.status == "importing" else "read the import job's error",
+        )
+    return version
+
+
+def facts(version: DatasetVersion) -> DatasetFacts:
+    return DatasetFacts(
+        train_count=version.splits.get("train", 0),
+        classes=len(version.classes),
+        median_side=version.facts["median_side"],
+        grey=version.facts["grey"],
+    )
+
+
+def delete_dataset(session: Session, dataset: Dataset, settings: Settings) -> list[Path]:
+    """Removes the rows and returns the files that nothing refers to any more; the caller removes them after commit."""
+    mine = list(session.scalars(select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id)))
+    ids = [version.id for version in mine]
+    users = session.scalars(select(Job).where(Job.version_id.in_(ids)))
+    if busy := next((job for job in users if job.status not in jobs.TERMINAL), None):
+        raise Conflict("dataset_in_use", f"{busy.id} still uses the dataset", hint="cancel the job or wait for its end")
+    for job in session.scalars(select(Job).where(Job.version_id.in_(ids))):
+        job.version_id = None
+    session.execute(delete(Item).where(Item.version_id.in_(ids)))
+    session.execute(delete(DatasetVersion).where(DatasetVersion.id.in_(ids)))
+    session.delete(dataset)
+    session.flush()
+    caches = [path for version_id in ids for path in settings.cache.glob(f"{version_id}-*.npy")]
+    kept = set(session.scalars(select(DatasetVersion.archive_sha256)))
+    hashes = {version.archive_sha256 for version in mine} - kept
+    return caches + [archive_path(settings, sha256) for sha256 in hashes]
+
+
+def archive_path(settings: Settings, sha256: str) -> Path:
+    return settings.archives / sha256[:2] / f"{sha256}.zip"
+
+
+def cache_path(settings: Settings, version_id: str, size: int) -> Path:
+    return settings.cache / f"{version_id}-{size}.npy"
+
+
+def picture_bytes(settings: Settings, version: DatasetVersion, item: Item) -> bytes:
+    """The picture file as it was uploaded, read from the archive."""
+    with archive_path(settings, version.archive_sha256).open("rb") as file:
+        return archive.read(file, archive.Entry(**item.entry), settings.max_image_bytes)

@@ -1,0 +1,80 @@
+"""One engine, two kinds of transaction: `read` (a snapshot) and `write` (one writer at a time, BEGIN IMMEDIATE).
+
+A deferred transaction that reads and then writes fails with "database is locked" at once, whatever the timeout; so
+every writer says so at BEGIN. SQLite before 3.51.3 can corrupt a WAL file that several processes checkpoint
+(sqlite.org/wal.html, "WAL-reset bug"): the bundled library of pysqlite3 is used, and an older one is refused.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pysqlite3
+from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+from service.errors import InternalError, Overloaded
+
+BUSY_TIMEOUT_SECONDS = 10.0
+FIXED_SQLITE = (3, 51, 3)
+
+
+class Database:
+    """Sessions over one database. Safe to share between threads; make a new one after a fork."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.engine = _sqlite(url) if url.startswith("sqlite") else create_engine(url, pool_pre_ping=True)
+        self._read = sessionmaker(self.engine, expire_on_commit=False)
+        self._write = sessionmaker(self.engine.execution_options(fovea_write=True), expire_on_commit=False)
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        with self._read() as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """Commits when the block ends, rolls back when it raises. Overloaded (503) when the writer lock is not had."""
+        try:
+            with self._write.begin() as session:
+                yield session
+        except OperationalError as error:
+            if "locked" in str(error.orig) or "busy" in str(error.orig):
+                raise Overloaded("database_busy", "another writer holds the database", hint="try again") from error
+            raise
+
+    def dispose(self) -> None:
+        self.engine.dispose()
+
+
+def check_sqlite(version: tuple[int, ...]) -> None:
+    """Raises InternalError for a SQLite whose write-ahead log can corrupt itself."""
+    if version < FIXED_SQLITE:
+        raise InternalError(
+            "sqlite_too_old",
+            f"SQLite {'.'.join(map(str, version))} can corrupt its write-ahead log",
+            hint="install the pinned requirements: their pysqlite3 brings SQLite 3.51.3 or newer",
+        )
+
+
+def _sqlite(url: str) -> Engine:
+    check_sqlite(pysqlite3.sqlite_version_info)
+    if database := make_url(url).database:
+        Path(database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    engine = create_engine(url, module=pysqlite3, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # BEGIN is ours
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=FAST"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        write = connection.get_execution_options().get("fovea_write")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine

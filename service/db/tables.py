@@ -1,0 +1,237 @@
+"""Every table. Times are UTC seconds since the epoch (REAL): they sort, subtract and mean the same everywhere.
+
+Bytes live in `chunks`, never in a row that is listed. A blob without its `blobs` row is unfinished and swept.
+"""
+
+from typing import Any, ClassVar
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Json = dict[str, Any]
+
+JOB_STATUSES = (
+    "queued",  # new, or resumed: a worker may claim it
+    "running",  # claimed
+    "pausing",  # running -> pausing: the worker will write a checkpoint and let go
+    "paused",  # pausing -> paused, queued -> paused
+    "interrupted",  # its worker let go or died: a worker may claim it
+    "cancelling",  # running, pausing -> cancelling: the worker will kill it
+    "succeeded",
+    "failed",
+    "cancelled",
+)
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        Json: JSON,
+        list[Any]: JSON,
+        float: Float(53),
+        int: BigInteger().with_variant(Integer, "sqlite"),
+    }
+
+
+class ApiKey(Base):
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    name: Mapped[str]
+    prefix: Mapped[str]  # the first characters, so that a person can tell keys apart
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    scopes: Mapped[list[Any]]
+    created_at: Mapped[float]
+    revoked_at: Mapped[float | None]
+
+
+class IdempotentAnswer(Base):
+    """What a POST with this Idempotency-Key answered; written in the transaction that created the object."""
+
+    __tablename__ = "idempotent_answers"
+    owner: Mapped[str] = mapped_column(String, primary_key=True)  # id of the API key
+    key: Mapped[str] = mapped_column(String, primary_key=True)
+    request_sha256: Mapped[str]
+    status: Mapped[int]
+    body: Mapped[Json]
+    headers: Mapped[Json]
+    created_at: Mapped[float]
+
+
+class Dataset(Base):
+    __tablename__ = "datasets"
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    name: Mapped[str] = mapped_column(String, unique=True)
+    created_at: Mapped[float]
+
+
+class DatasetVersion(Base):
+    """Immutable once `ready`. `pictures` counts, `facts` is what "auto" looks at, `report` is the import's."""
+
+    __tablename__ = "dataset_versions"
+    __table_args__ = (
+        UniqueConstraint("dataset_id", "number"),
+        CheckConstraint("status IN ('importing', 'ready', 'failed')", name="status"),
+    )
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    number: Mapped[int]
+    status: Mapped[str]
+    archive_sha256: Mapped[str] = mapped_column(String(64), index=True)
+    archive_bytes: Mapped[int]
+    digest: Mapped[str | None]
+    classes: Mapped[list[Any]]
+    splits: Mapped[Json]
+    image_count: Mapped[int]
+    image_size: Mapped[int | None]  # side in pixels of the cache that import wrote
+    facts: Mapped[Json]
+    report: Mapped[Json]
+    created_at: Mapped[float]
+
+
+class Item(Base):
+    """One accepted picture. `ordinal` is its row in every packed cache of the version."""
+
+    __tablename__ = "items"
+    __table_args__ = (Index(None, "version_id", "image"),)
+    version_id: Mapped[str] = mapped_column(ForeignKey("dataset_versions.id"), primary_key=True)
+    ordinal: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    image: Mapped[str] = mapped_column(String(64))  # SHA-256 of the picture file
+    path: Mapped[str]  # name in the archive: metadata, never a path
+    label: Mapped[str]
+    split: Mapped[str]
+    width: Mapped[int]
+    height: Mapped[int]
+    flags: Mapped[list[Any]]
+    entry: Mapped[Json]  # where the archive holds the bytes
+
+
+class Job(Base):
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint(f"status IN {JOB_STATUSES!r}", name="status"),
+        Index(None, "status", "created_at"),
+    )
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    type: Mapped[str]
+    status: Mapped[str]
+    stop_requested: Mapped[bool] = mapped_column(default=False)
+    stop_reason: Mapped[str | None]
+    attempt: Mapped[int] = mapped_column(default=0)  # counted at claim; fences every write of the worker
+    deaths: Mapped[int] = mapped_column(default=0)  # claims since the last progress, the present one included
+    worker: Mapped[Json | None]  # machine, pid and start time of the supervisor that holds it
+    lease_expires_at: Mapped[float | None]
+    version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"))
+    model: Mapped[str | None]
+    seed: Mapped[int]
+    spec: Mapped[Json]
+    plan: Mapped[Json | None]  # what the training machine measured and chose; kept by every later attempt
+    device: Mapped[str | None]
+    progress: Mapped[Json | None]
+    eta_seconds: Mapped[Json | None]
+    result: Mapped[Json | None]
+    error: Mapped[Json | None]
+    created_at: Mapped[float]
+    started_at: Mapped[float | None]
+    finished_at: Mapped[float | None]
+
+
+class Event(Base):
+    __tablename__ = "events"
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    type: Mapped[str]
+    time: Mapped[float]
+    data: Mapped[Json]
+
+
+class Metric(Base):
+    __tablename__ = "metrics"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String, primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    epoch: Mapped[int]
+    value: Mapped[float]
+    time: Mapped[float]
+
+
+class Blob(Base):
+    """The manifest of bytes kept in chunks; its presence says that they are whole."""
+
+    __tablename__ = "blobs"
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64))
+    bytes: Mapped[int]
+    chunks: Mapped[int]
+
+
+class Chunk(Base):
+    __tablename__ = "chunks"
+    blob_id: Mapped[str] = mapped_column(String, primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    created_at: Mapped[float]
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Checkpoint(Base):
+    """State to resume from (`last`) or to make the model of (`best`); one row can be both."""
+
+    __tablename__ = "checkpoints"
+    id: Mapped[str] = mapped_column(ForeignKey("blobs.id"), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    attempt: Mapped[int]
+    epoch: Mapped[int]
+    step: Mapped[int]
+    is_last: Mapped[bool]
+    is_best: Mapped[bool]
+    created_at: Mapped[float]
+
+
+class Model(Base):
+    __tablename__ = "models"
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    name: Mapped[str] = mapped_column(String, unique=True)
+    created_at: Mapped[float]
+
+
+class ModelVersion(Base):
+    __tablename__ = "model_versions"
+    __table_args__ = (UniqueConstraint("model_id", "number"), UniqueConstraint("job_id"))
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    number: Mapped[int]
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    program_id: Mapped[str] = mapped_column(ForeignKey("blobs.id"))
+    weights_sha256: Mapped[str]
+    parameters: Mapped[int]
+    card: Mapped[Json]
+    evaluation: Mapped[Json]
+    created_at: Mapped[float]
+
+
+class Measurement(Base):
+    """What a machine once measured (precision and layout that pay), so that it decides alike the next time."""
+
+    __tablename__ = "measurements"
+    key: Mapped[str] = mapped_column(String, primary_key=True)
+    value: Mapped[Json]
+    created_at: Mapped[float]

@@ -1,0 +1,237 @@
+"""The one decoder: bytes of a picture to 8-bit RGB pixels. Import, training cache, evaluation and classify all call it.
+
+It knows no archive, no dataset, no network and no normalisation; it never looks at a file name.
+
+What each Pillow mode becomes:
+
+| mode                       | pixels                                                                             |
+|----------------------------|------------------------------------------------------------------------------------|
+| RGB, RGBX                  | as they are                                                                        |
+| 1, L                       | repeated in three channels; 1 is black or white                                    |
+| P                          | through its palette                                                                |
+| RGBA, RGBa, LA, La, PA     | laid on white; likewise 1, L, P and RGB with a transparent colour                  |
+| CMYK (and YCCK JPEG)       | Pillow's conversion, without colour profile                                        |
+| YCbCr, HSV                 | Pillow's conversion                                                                |
+| LAB                        | through LittleCMS to sRGB                                                          |
+| I;16, I;16L, I;16B, I;16N  | 0..65535 scaled to 0..255, rounded                                                 |
+| I                          | within 0..65535 like I;16, else stretched from its least to its greatest value     |
+| F                          | within 0..1 times 255, within 0..255 rounded, else stretched likewise; NaN is least |
+
+Embedded colour profiles are not applied. Of an animation or a multi-picture file (GIF, APNG, WEBP, TIFF, MPO) the first
+frame counts. EXIF orientation is applied; metadata that cannot be read is ignored: a photo with a damaged EXIF block is
+still a photo.
+"""
+
+import io
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, cast
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, ImageCms
+
+from service.errors import InvalidValue, ServiceError, UnsupportedMediaType
+
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # as JPEG, an MPO gives its first frame
+RESIZE: Final = {"mode": "squash", "filter": "bilinear", "antialias": True}  # goes into the model card
+
+Pixels = npt.NDArray[np.uint8]
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is one per process and half of it only warns; ours is an argument
+
+_WHITE = (255, 255, 255, 255)
+_TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class Decoded:
+    pixels: Pixels  # (S, S, 3), or (height, width, 3) without a size; RGB, C-contiguous
+    width: int  # of the upright picture, before any resizing
+    height: int
+    format: str
+    grey: bool
+
+
+def decode(data: bytes, size: int | None, *, max_pixels: int) -> Decoded:
+    """The whole picture, upright, squeezed to `size` x `size`; every failure is a ServiceError with a reason."""
+    _silence_metadata_warnings()
+    try:
+        return _decode(data, size, max_pixels)
+    except ServiceError:
+        raise
+    except Exception as error:  # eight types are known to come out of Pillow, so any may
+        raise _named(error, data) from error
+
+
+def _decode(data: bytes, size: int | None, max_pixels: int) -> Decoded:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        width, height = image.size
+        _check_pixels(width, height, max_pixels)
+        if size is not None and image.format in ("JPEG", "MPO"):
+            image.draft(image.mode, (2 * size, 2 * size))  # decodes at 1/2, 1/4 or 1/8, never below twice the size
+        image.load()
+        _check_pixels(*image.size, max_pixels)
+        turn = _orientation(image)
+        rgb = _to_rgb(image)
+        if turn in _TURN:
+            rgb = rgb.transpose(_TURN[turn])
+        if size is not None and rgb.size != (size, size):
+            rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
+        if turn >= 5:
+            width, height = height, width
+        name = "JPEG" if image.format == "MPO" else str(image.format)
+    pixels = np.array(rgb, dtype=np.uint8, order="C")
+    return Decoded(pixels, width, height, name, _is_grey(pixels))
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise InvalidValue(
+            "too_many_pixels",
+            f"The picture has {width} x {height} pixels; at most {max_pixels} are accepted.",
+            hint="Make it smaller, or raise FOVEA_MAX_IMAGE_PIXELS.",
+        )
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001  unreadable metadata: taken as upright
+        return 1
+
+
+def _is_grey(pixels: Pixels) -> bool:
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    return bool(np.array_equal(red, green) and np.array_equal(green, blue))
+
+
+# Modes
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _SPECIAL:
+        return _SPECIAL[image.mode](image)
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        return _on_white(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode == "La":
+        image = image.convert("LA")
+    front = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", front.size, _WHITE), front).convert("RGB")
+
+
+def _from_16_bit(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.uint32)
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+
+
+def _from_integers(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    low, high = int(values.min()), int(values.max())
+    if low >= 0 and high <= 0xFFFF:
+        return _from_16_bit(image)
+    return _stretch(values.astype(np.float32), low, high)
+
+
+def _from_floats(image: Image.Image) -> Image.Image:
+    values = np.asarray(image, dtype=np.float32)
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+    if low >= 0 and high <= 255:
+        return _stretch(values, 0.0, 1.0 if high <= 1 else 255.0)
+    return _stretch(values, low, high)
+
+
+def _stretch(values: npt.NDArray[np.float32], low: float, high: float) -> Image.Image:
+    scaled = (values.astype(np.float64) - low) * (255 / max(high - low, 1e-12))
+    return Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _from_lab(image: Image.Image) -> Image.Image:
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    turned = ImageCms.applyTransform(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"))
+    return cast(Image.Image, turned)  # None only with inPlace=True
+
+
+_SPECIAL: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "I;16": _from_16_bit,
+    "I;16L": _from_16_bit,
+    "I;16B": _from_16_bit,
+    "I;16N": _from_16_bit,
+    "I": _from_integers,
+    "F": _from_floats,
+    "LAB": _from_lab,
+}
+
+
+# Failures
+
+
+def _named(error: Exception, data: bytes) -> ServiceError:
+    kind = _signature(data)
+    if kind is None:
+        return UnsupportedMediaType(
+            "not_a_picture",
+            "The bytes are not a picture in a known format.",
+            hint="Accepted are JPEG, PNG, WEBP, GIF, BMP and TIFF.",
+        )
+    if _ends_early(kind, data) or "truncated" in str(error).lower() or isinstance(error, EOFError):
+        return InvalidValue(
+            "image_truncated",
+            f"The {kind} picture ends before its last pixel.",
+            hint="Copy or download the file again; it is incomplete.",
+        )
+    return InvalidValue(
+        "image_corrupt",
+        f"The {kind} picture cannot be decoded ({type(error).__name__}).",
+        hint="Open it in a picture editor and save it again, or leave it out.",
+    )
+
+
+def _signature(data: bytes) -> str | None:
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    return next((kind for start, kind in _SIGNATURES.items() if data.startswith(start)), None)
+
+
+_SIGNATURES = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+}
+
+
+def _ends_early(kind: str, data: bytes) -> bool:
+    if kind == "PNG":
+        return b"IEND" not in data
+    if kind == "JPEG":
+        return b"\xff\xd9" not in data
+    if kind == "WEBP":
+        return int.from_bytes(data[4:8], "little") + 8 > len(data)
+    return kind == "BMP" and int.from_bytes(data[2:6], "little") > len(data)
+
+
+def _silence_metadata_warnings() -> None:
+    """What Pillow warns of is metadata or pixel counts; `catch_warnings` is not thread-safe, one filter for PIL is."""
+    if not any(kept[3] is not None and getattr(kept[3], "pattern", "") == "PIL" for kept in warnings.filters[:2]):
+        warnings.filterwarnings("ignore", module="PIL")

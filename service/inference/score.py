@@ -1,0 +1,21 @@
+"""From logits to probabilities: a temperature fitted on the validation split, then softmax (Guo et al. 2017)."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def probabilities(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
+    """(N, K) logits -> (N, K) calibrated probabilities, rows summing to one."""
+    scaled = logits.astype(np.float64) / temperature
+    scaled -= scaled.max(axis=1, keepdims=True)
+    exp = np.exp(scaled)
+    result: NDArray[np.float64] = exp / exp.sum(axis=1, keepdims=True)
+    return result
+
+
+def ranked(row: NDArray[np.float64], classes: list[str], top_k: int) -> list[dict[str, Any]]:
+    """The `top_k` most probable classes, the first first; equal ones in class order."""
+    order = np.argsort(-row, kind="stable")[:top_k]
+    return [{"label": classes[k], "probability": round(float(row[k]), 6)} for k in order]

@@ -1,0 +1,92 @@
+"""The process that runs one job: waits for its job on stdin with everything imported, runs it, and exits.
+
+Exit code 0 means that the job's row tells how it ended; anything else is a death, which the supervisor writes down.
+"""
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+from service import jobs
+from service.datasets import importer
+from service.db import Database
+from service.db.tables import Job
+from service.errors import ServiceError
+from service.jobs import Hold, LeaseLost
+from service.settings import Settings
+from workers.context import Context, Interrupted
+
+log = logging.getLogger("fovea.job")
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    _die_with_parent()
+    shutting_down = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: shutting_down.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which asks by SIGTERM
+    settings = Settings()
+    work = _preload()
+    line = sys.stdin.readline()
+    if not line:
+        return
+    order = json.loads(line)
+    hold = Hold(order["job_id"], order["attempt"])
+    _log_to(settings, hold)
+    database = Database(settings.database)
+    _run(Context(settings, database, hold, shutting_down), work)
+
+
+def _preload() -> dict[str, Callable[[Context, Job], None]]:
+    """Imports torch now, while there is no job to wait for it."""
+    from workers import import_job, train_job
+
+    return {"train": train_job.run, "import": import_job.run}
+
+
+def _run(context: Context, work: dict[str, Callable[[Context, Job], None]]) -> None:
+    with context.database.read() as session:
+        job = jobs.get(session, context.hold.job_id)
+    log.info("%s: attempt %d", job.id, job.attempt)
+    try:
+        work[job.type](context, job)
+    except Interrupted as reason:
+        with context.database.write() as session:
+            jobs.release(session, context.hold, f"{reason} requested")
+    except LeaseLost as error:
+        log.warning("%s", error)
+    except ServiceError as error:
+        log.warning("failed: %s", error)
+        _fail(context, job, error)
+
+
+def _fail(context: Context, job: Job, error: ServiceError) -> None:
+    with context.database.write() as session:
+        if job.type == "import":
+            importer.mark_failed(session, job)
+        jobs.fail(session, context.hold, error.as_dict())
+
+
+def _die_with_parent() -> None:
+    """A child whose supervisor was killed has no heartbeat; it must not train on (Linux: prctl(2))."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _log_to(settings: Settings, hold: Hold) -> None:
+    """From here on, all this process prints goes to the job's log."""
+    settings.logs.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(settings.logs / f"{hold.job_id}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
+
+
+if __name__ == "__main__":
+    main()

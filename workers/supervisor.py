@@ -1,0 +1,169 @@
+"""Claims jobs and gives each to a child process; heartbeats, cancels, and turns any death into a row.
+
+It never runs a job itself and never imports torch, so nothing a job does can stop its heartbeat. A standby child has
+torch imported before there is a job for it: starting one takes seconds, handing it a job does not.
+"""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+
+from service import jobs
+from service.db import Database
+from service.db.migrate import is_current
+from service.db.tables import Job
+from service.errors import Overloaded
+from service.ids import now
+from service.jobs import Hold, LeaseLost
+from service.processes import identity, is_gone
+from service.settings import Settings
+
+log = logging.getLogger("fovea.worker")
+
+GRACE_SECONDS = 60.0  # for a child that was asked to write its checkpoint and go
+
+
+class Supervisor:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._database = Database(settings.database)
+        self._me = identity()
+        self._closing = threading.Event()
+        self._standby: subprocess.Popen[bytes] | None = None
+
+    def shut_down(self) -> None:
+        self._closing.set()
+
+    def run(self) -> None:
+        """Until `shut_down`: one job at a time."""
+        if not self._wait_for_schema():
+            return
+        log.info("waiting for jobs")
+        try:
+            while not self._closing.is_set():
+                if self._standby is None or self._standby.poll() is not None:
+                    self._standby = self._start_child()
+                if (hold := self._claim()) is not None:
+                    child, self._standby = self._standby, None
+                    self._watch(hold, child)
+                else:
+                    self._closing.wait(self._settings.poll_seconds)
+        finally:
+            if self._standby is not None:
+                _kill(self._standby)
+            self._database.dispose()
+
+    def _wait_for_schema(self) -> bool:
+        while not self._closing.is_set():
+            if is_current(self._database):
+                return True
+            self._closing.wait(self._settings.poll_seconds)
+        return False
+
+    def _claim(self) -> Hold | None:
+        try:
+            self._rescue_orphans()
+            with self._database.write() as session:
+                job = jobs.claim(session, self._me, self._settings.lease_seconds)
+                return None if job is None else Hold(job.id, job.attempt)
+        except Overloaded as error:
+            log.warning("%s", error)
+            return None
+
+    def _rescue_orphans(self) -> None:
+        """Frees the jobs of workers that are certainly dead, or silent beyond their lease."""
+        with self._database.read() as session:
+            if not any(self._orphaned(job) for job in jobs.held(session)):
+                return
+        with self._database.write() as session:
+            for job in jobs.held(session):
+                if self._orphaned(job):
+                    log.warning("taking over %s", job.id)
+                    jobs.rescue(session, job, "its worker is gone", self._settings.max_crashes)
+
+    def _orphaned(self, job: Job) -> bool:
+        return (job.lease_expires_at or 0) < now() or is_gone(job.worker)
+
+    def _start_child(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "workers.run_job"], stdin=subprocess.PIPE, start_new_session=True
+        )
+
+    def _watch(self, hold: Hold, child: subprocess.Popen[bytes]) -> None:
+        """Gives the job to the child and stays with it to the end, whatever the end is."""
+        log.info("running %s, attempt %d", hold.job_id, hold.attempt)
+        _tell(child, {"job_id": hold.job_id, "attempt": hold.attempt})
+        next_beat, deadline = 0.0, float("inf")
+        while child.poll() is None:
+            if self._closing.is_set() and deadline == float("inf"):
+                child.send_signal(signal.SIGTERM)
+                deadline = time.monotonic() + GRACE_SECONDS
+            if time.monotonic() > deadline or self._unwanted(hold, beat=time.monotonic() >= next_beat):
+                _kill(child)
+            if time.monotonic() >= next_beat:
+                next_beat = time.monotonic() + self._settings.lease_seconds / 3
+            try:
+                child.wait(min(self._settings.poll_seconds, 0.2))
+            except subprocess.TimeoutExpired:
+                continue
+        self._settle(hold, child.returncode)
+
+    def _unwanted(self, hold: Hold, *, beat: bool) -> bool:
+        """True when the child must be killed: the job was cancelled, or is no longer ours."""
+        try:
+            if not beat:
+                with self._database.read() as session:
+                    job = jobs.get(session, hold.job_id)
+                    return job.status == "cancelling" or job.attempt != hold.attempt
+            with self._database.write() as session:
+                return jobs.heartbeat(session, hold, self._settings.lease_seconds) == "cancelling"
+        except LeaseLost:
+            # either the child has just written its end, or another worker has the job
+            with self._database.read() as session:
+                job = jobs.get(session, hold.job_id)
+                return job.attempt != hold.attempt
+        except Overloaded as error:
+            log.warning("no heartbeat: %s", error)
+            return False
+
+    def _settle(self, hold: Hold, returncode: int) -> None:
+        """Writes down a death; a child that ended well has written its own end."""
+        reason = (
+            f"the process was killed by {_signal_name(-returncode)}" if returncode < 0 else f"exit code {returncode}"
+        )
+        try:
+            with self._database.write() as session:
+                jobs.died(session, hold, reason, self._settings.max_crashes)
+        except LeaseLost:
+            log.info("%s ended (%s)", hold.job_id, "ok" if returncode == 0 else reason)
+        else:
+            log.warning("%s: %s", hold.job_id, reason)
+
+
+def _tell(child: subprocess.Popen[bytes], message: dict[str, object]) -> None:
+    assert child.stdin is not None
+    try:
+        child.stdin.write(json.dumps(message).encode() + b"\n")
+        child.stdin.close()
+    except BrokenPipeError:
+        log.warning("the child died before it got its job")
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    """The child and the decoders it started: they share a process group."""
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
