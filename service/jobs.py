@@ -160,7 +160,7 @@ def fenced(session: Session, hold: Hold, **values: Any) -> None:
     changed = session.execute(
         update(Job)
         .where(Job.id == hold.job_id, Job.attempt == hold.attempt, Job.status.in_(HELD))
-        .values(**values)
+        .values(attempt=hold.attempt, **values)
         .execution_options(synchronize_session=False)
     )
     if changed.rowcount != 1:  # type: ignore[attr-defined]

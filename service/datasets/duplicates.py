@@ -86,11 +86,11 @@ def _near(dhashes: Sequence[str], thumbs: npt.NDArray[np.float32]) -> npt.NDArra
     means, limits = thumbs.mean(axis=1), np.minimum(MAX_DIFFERENCE, MAX_RELATIVE * thumbs.std(axis=1))
     leader = np.arange(len(hashes))
     for bucket in _buckets(hashes, means):
+        ends = np.searchsorted(means[bucket], means[bucket] + MAX_DIFFERENCE, side="right")
         for at, row in enumerate(bucket[:-1]):
             if leader[row] != row:
                 continue
-            end = np.searchsorted(means[bucket], means[row] + MAX_DIFFERENCE, side="right")
-            others = bucket[at + 1 : end]
+            others = bucket[at + 1 : ends[at]]
             others = others[leader[others] == others]
             others = others[np.bitwise_count(hashes[others] ^ hashes[row]) <= MAX_BITS]
             difference = np.abs(thumbs[others] - thumbs[row]).mean(axis=1)

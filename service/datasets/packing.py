@@ -29,6 +29,7 @@ from service.settings import Settings
 
 CHUNK = 64  # jobs given to a child at once; their answers always fit into a pipe
 START_SECONDS = 60.0  # for a child to say that it is ready
+MAX_STILLBORN = 5
 SIZES, SIZE_STEP, SAMPLE = (32, 128), 8, 200
 _ROOT = Path(__file__).parents[2]
 
@@ -185,6 +186,7 @@ class _Pool:
         self.fresh: Iterator[int] = iter(range(len(entries)))
         self.again: deque[int] = deque()
         self.suspects: set[int] = set()
+        self.stillborn = 0  # children in a row that died before they were ready
         self.selector = selectors.DefaultSelector()
         self.children: list[_Child] = []
         wanted = settings.decode_processes or len(os.sched_getaffinity(0))
@@ -219,7 +221,7 @@ class _Pool:
         *lines, child.rest = (child.rest + data).split(b"\n")
         answers = [json.loads(line) for line in lines]
         if answers and not child.ready:
-            child.ready, answers = True, answers[1:]
+            child.ready, answers, self.stillborn = True, answers[1:], 0
         for _ in answers:
             child.jobs.popleft()
         child.since = time.monotonic()
@@ -239,7 +241,8 @@ class _Pool:
     def _replace(self, child: _Child, code: str) -> list[Result]:
         """The picture in hand is the one to blame; the others go on in another child."""
         status = self._end(child)
-        if not child.ready:
+        self.stillborn += not child.ready
+        if self.stillborn > MAX_STILLBORN:
             raise InternalError("decoder_unavailable", f"The picture decoder does not start (status {status}).")
         code = "decoder_timeout" if status == -signal.SIGXCPU else code
         rejected = self._blame(child, code)

@@ -1,0 +1,62 @@
+"""Archives and pictures that mean harm, made by code."""
+
+import io
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def picture(kind: str = "PNG", side: int = 16, seed: int = 0, mode: str = "RGB") -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 255, (side, side, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(noise).convert(mode).save(out, kind)
+    return out.getvalue()
+
+
+def make_zip(path: Path, files: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def classes(count: int = 4, side: int = 16) -> dict[str, bytes]:
+    return {
+        f"{label}/{i}.png": picture(seed=i * 2 + k, side=side) for k, label in enumerate("ab") for i in range(count)
+    }
+
+
+def quoted_overlap(path: Path, copies: int = 50) -> Path:
+    """Every directory entry points at one and the same local header."""
+    name, body = b"a/0.png", zlib.compress(bytes(100_000), 9)[2:-4]
+    crc = zlib.crc32(bytes(100_000))
+    local = struct.pack("<4s5H3L2H", b"PK\3\4", 20, 0, 8, 0, 33, crc, len(body), 100_000, len(name), 0) + name + body
+    rows = b"".join(_central(b"a/%d.png" % i, crc, len(body), 100_000, 0) for i in range(copies))
+    path.write_bytes(local + rows + _end(copies, len(rows), len(local)))
+    return path
+
+
+def _central(name: bytes, crc: int, packed: int, size: int, offset: int) -> bytes:
+    head = (b"PK\1\2", 20, 20, 0, 8, 0, 33, crc, packed, size, len(name), 0, 0, 0, 0, 0, offset)
+    return struct.pack("<4s6H3L5H2L", *head) + name
+
+
+def _end(count: int, size: int, start: int) -> bytes:
+    return struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, size, start, 0)
+
+
+def huge_png(side: int = 13_000) -> bytes:
+    """20 kB that declare 169 million pixels."""
+    row = zlib.compressobj(9)
+    blank = b"\0" * ((side + 7) // 8 + 1)
+    body = b"".join(row.compress(blank) for _ in range(side)) + row.flush()
+    head = struct.pack(">2L5B", side, side, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", head) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">L", len(body)) + kind + body + struct.pack(">L", zlib.crc32(kind + body))

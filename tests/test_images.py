@@ -1,0 +1,116 @@
+"""Every picture comes out upright, in 8-bit RGB, or with a reason."""
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from service import images
+from service.errors import InvalidValue, ServiceError
+from tests import hostile
+
+LIMIT = 50_000_000
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def code(data: bytes, size: int | None = 32) -> str:
+    with pytest.raises(ServiceError) as caught:
+        images.decode(data, size, max_pixels=LIMIT)
+    assert caught.value.hint
+    return caught.value.code
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_every_format_decodes_and_every_cut_is_named(kind: str) -> None:
+    data = hostile.picture(kind, 40)
+    decoded = images.decode(data, 32, max_pixels=LIMIT)
+    assert (decoded.format, decoded.width, decoded.pixels.shape) == (kind, 40, (32, 32, 3))
+    assert decoded.pixels.flags.c_contiguous
+    assert code(data[: len(data) // 2]) in ("image_truncated", "image_corrupt")
+
+
+def test_bytes_of_no_picture_are_not_a_picture() -> None:
+    assert {code(b""), code(b"hello"), code(b"%PDF-1.7"), code(b"\0" * 100)} == {"not_a_picture"}
+
+
+def test_a_small_file_of_many_pixels_is_refused_from_its_header() -> None:
+    data = hostile.huge_png()
+    assert len(data) < 25_000
+    assert code(data) == "too_many_pixels"
+
+
+def test_random_damage_is_a_named_error_or_a_picture() -> None:
+    random = np.random.default_rng(0)
+    for kind in ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"] * 40:
+        data = bytearray(hostile.picture(kind, 24))
+        for at in random.integers(0, len(data), 6):
+            data[at] = random.integers(256)
+        with contextlib.suppress(ServiceError):
+            assert images.decode(bytes(data), 32, max_pixels=LIMIT).pixels.shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_all_orientations_give_the_same_upright_picture(kind: str, turn: int) -> None:
+    upright = Image.fromarray(np.repeat(np.arange(0, 240, 4, np.uint8)[:, None], 90, 1)).convert("RGB")
+    upright.paste((255, 0, 0), (0, 0, 20, 20))
+    back = {2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}
+    turned = upright.transpose(images._TURN[back[turn]]) if turn > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
+    decoded = images.decode(encoded(turned, kind, exif=exif, **options), None, max_pixels=LIMIT)
+    assert (decoded.width, decoded.height) == (90, 60)
+    assert np.abs(decoded.pixels.astype(int) - np.asarray(upright)).mean() < 1.5
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_keep_their_levels(kind: str) -> None:
+    ramp = Image.fromarray(np.linspace(0, 65535, 256 * 16).astype(np.uint16).reshape(64, 64))
+    pixels = images.decode(encoded(ramp, kind), None, max_pixels=LIMIT).pixels
+    assert len(np.unique(pixels)) >= 250
+    assert (pixels.min(), pixels.max()) == (0, 255)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected", "kind"),
+    [
+        ("1", 1, (255, 255, 255), "PNG"),
+        ("L", 100, (100, 100, 100), "PNG"),
+        ("LA", (0, 0), (255, 255, 255), "PNG"),
+        ("RGBA", (255, 0, 0, 0), (255, 255, 255), "PNG"),
+        ("RGBA", (255, 0, 0, 255), (255, 0, 0), "PNG"),
+        ("CMYK", (0, 255, 255, 0), (255, 0, 0), "TIFF"),
+        ("CMYK", (0, 255, 255, 0), (255, 0, 0), "JPEG"),
+        ("F", 0.5, (128, 128, 128), "TIFF"),
+        ("I", 65535, (255, 255, 255), "TIFF"),
+    ],
+)
+def test_every_mode_becomes_rgb_as_the_table_says(mode: str, colour: object, expected: object, kind: str) -> None:
+    data = encoded(Image.new(mode, (40, 40), colour), kind)  # type: ignore[arg-type]
+    pixel = images.decode(data, 32, max_pixels=LIMIT).pixels[5, 5].astype(int)
+    assert np.abs(pixel - np.array(expected)).max() <= 3
+
+
+def test_lab_becomes_rgb() -> None:
+    to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    lab = ImageCms.applyTransform(Image.new("RGB", (40, 40), (200, 30, 40)), to_lab)
+    pixel = images.decode(encoded(lab, "TIFF"), 32, max_pixels=LIMIT).pixels[5, 5].astype(int)
+    assert np.abs(pixel - (200, 30, 40)).max() <= 4
+
+
+def test_grey_is_seen_whatever_the_mode() -> None:
+    assert images.decode(encoded(Image.new("RGB", (9, 9), (7, 7, 7))), 8, max_pixels=LIMIT).grey
+    assert not images.decode(hostile.picture(), 8, max_pixels=LIMIT).grey
+
+
+def test_the_cap_counts_pixels() -> None:
+    with pytest.raises(InvalidValue, match="too_many_pixels"):
+        images.decode(hostile.picture(side=16), 8, max_pixels=255)

@@ -1,0 +1,42 @@
+"""Packed pictures as batches. Nothing is decoded here, and no per-picture Python runs in an epoch."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from workers.training.randomness import generator
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of a packed cache. `packed` is (M, S, S, 3) uint8, usually mapped from a file; `labels` (N,) int64."""
+
+    packed: NDArray[np.uint8]
+    rows: NDArray[np.int64]  # (N,) into packed
+    labels: torch.Tensor  # (N,) int64 on the device
+    on_device: torch.Tensor | None  # (N, 3, S, S) uint8, when the whole split fits there
+    device: str
+
+    @classmethod
+    def of(cls, packed: NDArray[np.uint8], rows: NDArray[np.int64], labels: NDArray[np.int64], device: str) -> "Split":
+        """Keeps the whole split on a GPU when it takes less than half of the free memory there."""
+        fits = device != "cpu" and len(rows) * packed[:1].nbytes < torch.cuda.mem_get_info(device)[0] / 2
+        whole = torch.from_numpy(packed[rows]).to(device).permute(0, 3, 1, 2).contiguous() if fits else None
+        return cls(packed, rows, torch.from_numpy(labels).to(device), whole, device)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def images(self, chosen: torch.Tensor) -> torch.Tensor:
+        """(B,) indices into the split -> (B, 3, S, S) uint8 on the device."""
+        if self.on_device is not None:
+            return self.on_device[chosen.to(self.device)]
+        taken = self.packed[self.rows[chosen.numpy()]]  # (B, S, S, 3)
+        return torch.from_numpy(taken).to(self.device).permute(0, 3, 1, 2)
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> torch.Tensor:
+    """(N,) int64: the order of the training pictures in this epoch."""
+    return torch.randperm(count, generator=generator(seed, "order", epoch))

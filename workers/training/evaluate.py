@@ -1,0 +1,95 @@
+"""How good a model is, from logits and labels. It knows neither networks nor files."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.stats import binomtest
+
+from service.inference.score import probabilities
+
+Logits = NDArray[np.float32]
+Labels = NDArray[np.int64]
+BATCH = 256
+BINS = 15
+MAX_MISTAKES = 1000
+
+
+def logits_of(program: Callable[[NDArray[np.uint8]], Logits], packed: NDArray[np.uint8], rows: Labels) -> Logits:
+    """(N, K) logits of the pictures `packed[rows]`, a batch at a time."""
+    batches = [program(packed[rows[start : start + BATCH]]) for start in range(0, len(rows), BATCH)]
+    return np.concatenate(batches)
+
+
+def temperature(logits: Logits, labels: Labels) -> float:
+    """The divisor of the logits that makes the labels likeliest (Guo et al. 2017); 1 without pictures to fit it on."""
+    if len(labels) == 0:
+        return 1.0
+
+    def surprise(log_temperature: float) -> float:
+        right = probabilities(logits, float(np.exp(log_temperature)))[np.arange(len(labels)), labels]
+        return float(-np.log(np.maximum(right, 1e-12)).mean())
+
+    found = minimize_scalar(surprise, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def calibration_error(chances: NDArray[np.float64], labels: Labels) -> float:
+    """Expected calibration error of the top answer, in 15 bins of equal width (Naeini et al. 2015)."""
+    confidence, right = chances.max(1), chances.argmax(1) == labels
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = [
+        (bins == k).mean() * abs(right[bins == k].mean() - confidence[bins == k].mean())
+        for k in range(BINS)
+        if (bins == k).any()
+    ]
+    return float(sum(gaps))
+
+
+def report(
+    split: str, logits: Logits, labels: Labels, classes: list[str], fitted_temperature: float, images: list[str]
+) -> dict[str, Any]:
+    """The evaluation that api.md promises; mistakes come with the surest first."""
+    chances = probabilities(logits, fitted_temperature)
+    predicted = chances.argmax(1)
+    counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(counts, (labels, predicted), 1)
+    correct = int(np.trace(counts))
+    interval = binomtest(correct, len(labels)).proportion_ci(method="wilson")
+    return {
+        "split": split,
+        "n": len(labels),
+        "accuracy": {"value": correct / len(labels), "low": float(interval.low), "high": float(interval.high)},
+        "per_class": [_class_row(counts, k, name) for k, name in enumerate(classes)],
+        "confusion_matrix": {"labels": classes, "counts": counts.tolist()},
+        "calibration": {
+            "ece_before": calibration_error(probabilities(logits, 1.0), labels),
+            "ece_after": calibration_error(chances, labels),
+            "temperature": fitted_temperature,
+        },
+        "mistakes": _mistakes(chances, labels, classes, images),
+    }
+
+
+def _class_row(counts: NDArray[np.int64], k: int, name: str) -> dict[str, Any]:
+    right, predicted, support = int(counts[k, k]), int(counts[:, k].sum()), int(counts[k].sum())
+    precision, recall = right / max(predicted, 1), right / max(support, 1)
+    f1 = 2 * right / max(predicted + support, 1)
+    return {"label": name, "precision": precision, "recall": recall, "f1": f1, "support": support}
+
+
+def _mistakes(chances: NDArray[np.float64], labels: Labels, classes: list[str], images: list[str]) -> list[Any]:
+    predicted = chances.argmax(1)
+    wrong = np.flatnonzero(predicted != labels)
+    surest = wrong[np.argsort(-chances[wrong, predicted[wrong]], kind="stable")][:MAX_MISTAKES]
+    return [
+        {
+            "image": images[row],
+            "label": classes[labels[row]],
+            "predicted": classes[predicted[row]],
+            "probability": float(chances[row, predicted[row]]),
+        }
+        for row in surest
+    ]

@@ -1,0 +1,89 @@
+"""From a resolved spec to a network. What a list of layers may contain is decided in `service.layers`."""
+
+from typing import Any
+
+from torch import nn
+
+from service.layers import CLASSIC, Activation, Conv, Dense, Layer, LayersNetwork
+
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "leaky_relu": nn.LeakyReLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "hardswish": nn.Hardswish,
+}
+
+
+def build(network: str | dict[str, Any], image_size: int, classes: int) -> nn.Module:
+    """(N, 3, S, S) float -> (N, K) logits. Weights are drawn from torch's global generator: seed it first."""
+    if isinstance(network, str) and network != "classic":
+        from torchvision.models import get_model  # seconds, and only for the networks that need it
+
+        module: nn.Module = get_model(network, weights=None, num_classes=classes)
+        return module
+    layers = CLASSIC if isinstance(network, str) else LayersNetwork.model_validate(network)
+    return _from_layers(layers, image_size, classes)
+
+
+def _from_layers(network: LayersNetwork, image_size: int, classes: int) -> nn.Module:
+    modules: list[nn.Module] = []
+    shape: tuple[int, ...] = (3, image_size, image_size)
+    for layer in network.layers:
+        made, shape = _layer(layer, shape)
+        modules += made
+    flat, features = _flattened(shape)
+    return nn.Sequential(*modules, *flat, nn.Linear(features, classes))
+
+
+def _layer(layer: Layer, shape: tuple[int, ...]) -> tuple[list[nn.Module], tuple[int, ...]]:
+    if layer.conv is not None:
+        return _conv(layer.conv, shape)
+    if layer.dense is not None:
+        return _dense(layer.dense, shape)
+    if layer.kind in ("max_pool", "avg_pool"):
+        size, stride = layer.pool.size, layer.pool.stride or layer.pool.size
+        pool = nn.MaxPool2d(size, stride) if layer.max_pool is not None else nn.AvgPool2d(size, stride)
+        return [pool], (shape[0], *((side - size) // stride + 1 for side in shape[1:]))
+    if layer.flatten is not None:
+        flat, features = _flattened(shape)
+        return flat, (features,)
+    if layer.global_avg_pool is not None:
+        return [nn.AdaptiveAvgPool2d(1), nn.Flatten()], (shape[0],)
+    if layer.batch_norm is not None:
+        return [_norm(shape)], shape
+    if layer.dropout is not None:
+        return [nn.Dropout(layer.dropout.p)], shape
+    return _activation(layer.activation), shape
+
+
+def _conv(conv: Conv, shape: tuple[int, ...]) -> tuple[list[nn.Module], tuple[int, ...]]:
+    padding = conv.padding_px
+    module = nn.Conv2d(shape[0], conv.filters, conv.kernel, conv.stride, padding, bias=not conv.batch_norm)
+    sides = ((side + 2 * padding - conv.kernel) // conv.stride + 1 for side in shape[1:])
+    norm: list[nn.Module] = [nn.BatchNorm2d(conv.filters)] if conv.batch_norm else []
+    return [module, *norm, *_activation(conv.activation)], (conv.filters, *sides)
+
+
+def _dense(dense: Dense, shape: tuple[int, ...]) -> tuple[list[nn.Module], tuple[int, ...]]:
+    flat, features = _flattened(shape)
+    module = nn.Linear(features, dense.units, bias=not dense.batch_norm)
+    norm: list[nn.Module] = [nn.BatchNorm1d(dense.units)] if dense.batch_norm else []
+    return [*flat, module, *norm, *_activation(dense.activation)], (dense.units,)
+
+
+def _flattened(shape: tuple[int, ...]) -> tuple[list[nn.Module], int]:
+    if len(shape) == 1:
+        return [], shape[0]
+    return [nn.Flatten()], shape[0] * shape[1] * shape[2]
+
+
+def _norm(shape: tuple[int, ...]) -> nn.Module:
+    return nn.BatchNorm2d(shape[0]) if len(shape) == 3 else nn.BatchNorm1d(shape[0])
+
+
+def _activation(name: Activation | None) -> list[nn.Module]:
+    return [] if name is None else [ACTIVATIONS[name]()]

@@ -1,0 +1,20 @@
+"""Every random draw is a pure function of (seed, purpose, numbers), so a checkpoint needs no generator states."""
+
+import hashlib
+
+import torch
+
+
+def derive(seed: int, purpose: str, *numbers: int) -> int:
+    """63 bits that depend on every argument and on nothing else."""
+    text = ":".join(map(str, (seed, purpose, *numbers)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int, purpose: str, *numbers: int) -> torch.Generator:
+    return torch.Generator().manual_seed(derive(seed, purpose, *numbers))
+
+
+def seed_globally(seed: int, purpose: str, *numbers: int) -> None:
+    """For what draws from torch's global generators: initialisation and dropout."""
+    torch.manual_seed(derive(seed, purpose, *numbers))

@@ -1,0 +1,104 @@
+"""The state of a training run, to bytes and back: safetensors and JSON, never pickle.
+
+Weights, optimiser moments, the step number and a few counters are all there is: every random draw and every learning
+rate is a function of the step (see `randomness`, `optim`).
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import nn
+
+from workers.training.networks import build
+from workers.training.optim import optimizer
+from workers.training.randomness import seed_globally
+
+
+@dataclass
+class Counters:
+    """Everything of a run that is not a tensor."""
+
+    step: int = 0  # steps done
+    epoch_loss: float = 0.0  # sums over the pictures of the epoch under way
+    epoch_correct: int = 0
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    best_loss: float = float("inf")
+    lowest_loss: float = float("inf")  # of validation, for early stopping
+    epochs_since_lowest: int = 0
+    ended_early: bool = False
+
+
+@dataclass
+class TrainState:
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    counters: Counters = field(default_factory=Counters)
+
+    def to_bytes(self) -> bytes:
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
+        meta = {"counters": asdict(self.counters), "scaler": self.scaler.state_dict()}
+        copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+        return save(copies, {"fovea": json.dumps(meta)})
+
+    def load_bytes(self, data: bytes) -> None:
+        """Restores exactly what `to_bytes` wrote; raises when names or shapes are not this network's."""
+        tensors, meta = load(data), _metadata(data)
+        self.network.load_state_dict(_under(tensors, "network."))
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in _under(tensors, "optimizer.").items():
+            index, _, moment = name.partition(".")
+            state.setdefault(int(index), {})[moment] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.scaler.load_state_dict(meta["scaler"])
+        self.counters = Counters(**meta["counters"])
+
+
+def start(spec: dict[str, Any], classes: int, seed: int, device: str, plan: dict[str, Any]) -> TrainState:
+    """A fresh run of a resolved spec; `plan` is what `precision.choose` found."""
+    seed_globally(seed, "init")
+    network = build(spec["network"], spec["image_size"], classes).to(device)
+    if plan["channels_last"]:
+        network = network.to(memory_format=torch.channels_last)
+    scaler = torch.amp.GradScaler(device.partition(":")[0], enabled=plan["precision"] == "fp16")
+    return TrainState(network, optimizer(network, spec["optimizer"], device), scaler)
+
+
+def prepare(device: str, threads: int) -> None:
+    """Threads, and as much determinism as torch can give."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+
+
+def network_of(data: bytes) -> dict[str, torch.Tensor]:
+    """The network's tensors in a checkpoint."""
+    return _under(load(data), "network.")
+
+
+def weights_sha256(tensors: dict[str, torch.Tensor]) -> str:
+    """One hash over names, types, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data if tensor.ndim else tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _metadata(data: bytes) -> dict[str, Any]:
+    length = int.from_bytes(data[:8], "little")
+    meta: dict[str, Any] = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["fovea"])
+    return meta
