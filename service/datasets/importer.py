@@ -1,4 +1,4 @@
-"""Fills a dataset version: decode every picture once, in sandboxed children, into the packed cache; then one transaction.
+"""Fills a dataset version: decodes every picture once, in sandboxed children, into the packed cache; then one commit.
 
 Nothing of a half-done import is visible: rows appear together with `ready`, and the cache is renamed into place. An
 import that was interrupted starts again.

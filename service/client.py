@@ -1,0 +1,176 @@
+"""A small typed client of the REST API. It imports nothing of the service: what it can do, anybody can."""
+
+import tempfile
+import uuid
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+Json = dict[str, Any]
+PIECE_BYTES = 1024**2
+
+
+class FoveaError(Exception):
+    """An answer that was not 2xx: the fields of its problem+json."""
+
+    def __init__(self, status: int, problem: Json) -> None:
+        self.status = status
+        self.code: str = problem.get("code") or "unknown"
+        self.detail: str = problem.get("detail") or ""
+        self.hint: str | None = problem.get("hint")
+        self.param: str | None = problem.get("param")
+        self.request_id: str | None = problem.get("request_id")
+        hint = f" ({self.hint})" if self.hint else ""
+        super().__init__(f"{self.code}: {self.detail}{hint}")
+
+
+class Fovea:
+    """One connection to a service. Use it as a context manager."""
+
+    def __init__(self, url: str, api_key: str | None = None, timeout_seconds: float = 120.0) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_seconds)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def get(self, path: str, **params: Any) -> Json:
+        answer: Json = self._ask("GET", path, params=params).json()
+        return answer
+
+    def rows(self, path: str, **params: Any) -> Iterator[Json]:
+        """Every row of a list, page after page."""
+        while True:
+            page = self.get(path, **params)
+            yield from page["data"]
+            if not page["has_more"]:
+                return
+            params["after"] = page["next"]
+
+    # --- data --------------------------------------------------------------------------------------------------------
+
+    def push_dataset(self, source: Path, name: str, on_sent: Callable[[int, int], None] | None = None) -> Json:
+        """Uploads a zip, or a folder as a zip. `on_sent(sent, total)` in bytes. A known name gets its next version."""
+        if source.is_file():
+            return self._push(source, name, on_sent)
+        with tempfile.TemporaryDirectory() as folder:
+            archive = Path(folder) / "pictures.zip"
+            _zip(source, archive)
+            return self._push(archive, name, on_sent)
+
+    def _push(self, archive: Path, name: str, on_sent: Callable[[int, int], None] | None) -> Json:
+        known = any(row["name"] == name for row in self.rows("/v1/datasets"))
+        path = f"/v1/datasets/{name}/versions" if known else "/v1/datasets"
+        total = archive.stat().st_size
+        headers = {"Content-Type": "application/zip", "Content-Length": str(total), **_once()}
+        body = _pieces(archive, total, on_sent)
+        answer: Json = self._ask(
+            "POST", path, params={} if known else {"name": name}, content=body, headers=headers
+        ).json()
+        return answer
+
+    # --- jobs --------------------------------------------------------------------------------------------------------
+
+    def train(self, model: str, dataset: str, spec: Json | None = None, seed: int = 0) -> Json:
+        body = {"type": "train", "model": model, "dataset": dataset, "spec": spec or {}, "seed": seed}
+        job: Json = self._ask("POST", "/v1/jobs", json=body, headers=_once()).json()
+        return job
+
+    def job(self, job_id: str, wait_seconds: float = 0) -> Json:
+        return self.get(f"/v1/jobs/{job_id}", wait=wait_seconds)
+
+    def act(self, job_id: str, action: str) -> Json:
+        """`cancel`, `stop`, `pause` or `resume`."""
+        job: Json = self._ask("POST", f"/v1/jobs/{job_id}:{action}").json()
+        return job
+
+    def follow(self, job_id: str) -> Iterator[Json]:
+        """The job each time it has changed, until it has ended."""
+        job = self.job(job_id)
+        yield job
+        while not job["is_terminal"]:
+            job = self.job(job_id, wait_seconds=20)
+            yield job
+
+    def wait(self, job_id: str) -> Json:
+        """Holds until the job has ended; the job."""
+        return deque(self.follow(job_id), maxlen=1).pop()
+
+    def events(self, job_id: str, after: str | None = None) -> Iterator[Json]:
+        yield from self.rows(f"/v1/jobs/{job_id}/events", limit=1000, **({"after": after} if after else {}))
+
+    def log(self, job_id: str) -> str:
+        return self._ask("GET", f"/v1/jobs/{job_id}/log").text
+
+    # --- models ------------------------------------------------------------------------------------------------------
+
+    def evaluation(self, ref: str) -> Json:
+        return self.get(f"/v1/models/{ref}/evaluation")
+
+    def classify(self, ref: str, *pictures: Path | bytes, top_k: int = 5) -> Json:
+        """One picture goes as the raw body, several as multipart parts."""
+        named = [("picture", one) if isinstance(one, bytes) else (one.name, one.read_bytes()) for one in pictures]
+        path, params = f"/v1/models/{ref}/classify", {"top_k": top_k}
+        if len(named) == 1:
+            headers = {"Content-Type": "application/octet-stream"}
+            answer = self._ask("POST", path, params=params, content=named[0][1], headers=headers)
+        else:
+            answer = self._ask("POST", path, params=params, files=[("file", one) for one in named])
+        result: Json = answer.json()
+        return result
+
+    # --- keys --------------------------------------------------------------------------------------------------------
+
+    def create_key(self, name: str, scopes: list[str]) -> Json:
+        key: Json = self._ask("POST", "/v1/keys", json={"name": name, "scopes": scopes}).json()
+        return key
+
+    def delete(self, path: str) -> None:
+        self._ask("DELETE", path)
+
+    def _ask(self, method: str, path: str, **more: Any) -> httpx.Response:
+        try:
+            answer = self._http.request(method, path, **more)
+        except httpx.TransportError as error:
+            problem = {
+                "code": "unreachable",
+                "detail": f"nothing answers at {self._http.base_url}: {error}",
+                "hint": "start it with `fovea up`, or set FOVEA_URL",
+            }
+            raise FoveaError(0, problem) from error
+        if answer.is_success:
+            return answer
+        is_problem = answer.headers.get("content-type", "").startswith("application/problem+json")
+        raise FoveaError(answer.status_code, answer.json() if is_problem else {"detail": answer.text[:500]})
+
+
+def _once() -> dict[str, str]:
+    return {"Idempotency-Key": str(uuid.uuid4())}
+
+
+def _zip(folder: Path, archive: Path) -> None:
+    """Pictures are compressed already, so they are stored."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as target:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and not path.is_symlink():
+                target.write(path, path.relative_to(folder).as_posix())
+
+
+def _pieces(archive: Path, total: int, on_sent: Callable[[int, int], None] | None) -> Iterator[bytes]:
+    sent = 0
+    with archive.open("rb") as file:
+        while piece := file.read(PIECE_BYTES):
+            yield piece
+            sent += len(piece)
+            if on_sent is not None:
+                on_sent(sent, total)
