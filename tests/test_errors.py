@@ -1,0 +1,152 @@
+"""Bad input gets a clear error with a code and a hint, and leaves nothing behind."""
+
+import json
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.conftest import Fovea, colours_zip, make_zip, png
+
+
+@pytest.fixture(scope="module")
+def ready(shared: Fovea) -> Fovea:
+    shared.dataset(colours_zip(per_class=4), "colours")
+    return shared
+
+
+def check(answer: httpx.Response, status: int, code: str) -> dict:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["code"] == code
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    return problem
+
+
+ONE = png(np.zeros((8, 8), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        pytest.param(b"this is no zip", "archive_not_a_zip", id="not-a-zip"),
+        pytest.param(colours_zip(2)[:-30], "archive_truncated", id="truncated"),
+        pytest.param(make_zip({}), "archive_empty", id="empty"),
+        pytest.param(make_zip({"../a/1.png": ONE, "b/1.png": ONE}), "archive_name", id="dot-dot"),
+        pytest.param(make_zip({"/a/1.png": ONE, "b/1.png": ONE}), "archive_name", id="absolute"),
+        pytest.param(make_zip({"a/1.png": ONE, "a/2.png": ONE}), "too_few_classes", id="one-class"),
+        pytest.param(make_zip({"a/1.png": ONE, "a/2.png": ONE, "b/1.png": ONE}), "class_too_small", id="one-picture"),
+    ],
+)
+def test_an_unusable_archive_is_refused_before_anything_exists(ready: Fovea, body: bytes, code: str) -> None:
+    answer = ready.http.post("/v1/datasets?name=bad", content=body, headers={"Content-Type": "application/zip"})
+    assert check(answer, 422, code)["hint"]
+    assert ready.http.get("/v1/datasets/bad").status_code == 404
+    assert list((ready.data / "uploads").iterdir()) == []
+
+
+def test_names_in_any_script_and_broken_pictures_do_not_fail_an_import(ready: Fovea) -> None:
+    files = {
+        f"{label}/{k}.png": png(np.full((9, 9, 3), 40 * k, np.uint8)) for label in ("猫", "собака") for k in range(4)
+    }
+    version = ready.dataset(make_zip({**files, "猫/broken.png": ONE[:40], "猫/text.jpg": b"hello"}), "животные")
+    assert [row["name"] for row in version["classes"]] == ["собака", "猫"]
+    assert {row["code"] for row in version["report"]["rejected"]} == {"image_truncated", "not_a_picture"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "code", "param"),
+    [
+        ({"colour": 1}, "unknown_field", "/spec/colour"),
+        ({"network": "resnet9000"}, "invalid_value", "/spec/network"),
+        ({"network": {"layers": [{"conv": {"filters": 0}}]}}, "invalid_value", "/spec/network/layers/0/conv/filters"),
+        (
+            {"network": {"layers": [{"max_pool": 2}] * 6}, "image_size": 32},
+            "impossible_shape",
+            "/spec/network/layers/5/max_pool",
+        ),
+        (
+            {"network": {"layers": [{"flatten": {}}, {"conv": {"filters": 3}}]}},
+            "impossible_shape",
+            "/spec/network/layers/1/conv",
+        ),
+        (
+            {"network": {"layers": [{"dense": {"units": 65536}}] * 4}},
+            "network_too_large",
+            "/spec/network",
+        ),
+        ({"loss": {"class_weights": [1.0]}}, "class_weights_count", "/spec/loss/class_weights"),
+        ({"epochs": -1}, "invalid_value", "/spec/epochs"),
+    ],
+)
+def test_an_impossible_spec_is_refused_with_the_field_named(ready: Fovea, spec: dict, code: str, param: str) -> None:
+    answer = ready.http.post("/v1/jobs", json={"type": "train", "model": "m", "dataset": "colours", "spec": spec})
+    assert check(answer, 422, code)["param"] == param
+
+
+def test_json_that_is_no_json_is_400_and_nan_is_no_number(ready: Fovea) -> None:
+    head = {"Content-Type": "application/json"}
+    check(ready.http.post("/v1/jobs", content=b"{", headers=head), 400, "malformed_json")
+    nan = b'{"type":"train","model":"m","dataset":"colours","spec":{"optimizer":{"lr":NaN}}}'
+    check(ready.http.post("/v1/jobs", content=nan, headers=head), 422, "invalid_value")
+    deep = b"[" * 100_000
+    assert ready.http.post("/v1/jobs", content=deep, headers=head).status_code in (400, 422)
+    check(ready.http.post("/v1/jobs", content=b"x" * 2_000_000, headers=head), 413, "body_too_large")
+    check(ready.http.post("/v1/datasets?name=x", content=b"x", headers={"Content-Type": "text/plain"}), 415,
+          "unsupported_media_type")  # fmt: skip
+
+
+def test_unknown_things_are_404_and_wrong_methods_405(ready: Fovea) -> None:
+    check(ready.http.get("/nowhere"), 404, "not_found")
+    check(ready.http.get("/v1/jobs/job_0"), 404, "job_not_found")
+    check(ready.http.get("/v1/datasets/none"), 404, "dataset_not_found")
+    check(ready.http.get("/v1/datasets/colours/versions/9"), 404, "version_not_found")
+    check(ready.http.post("/v1/models/none:1/classify", content=ONE), 404, "model_not_found")
+    answer = ready.http.put("/v1/datasets")
+    check(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"]
+
+
+def test_keys_and_scopes_are_checked(ready: Fovea) -> None:
+    with httpx.Client(base_url=ready.url) as stranger:
+        assert check(stranger.get("/v1/datasets"), 401, "unauthorized")
+        wrong = {"Authorization": "Bearer fov_wrong"}
+        assert "www-authenticate" in stranger.get("/v1/jobs", headers=wrong).headers
+        assert stranger.get("/livez").status_code == 200
+        made = ready.http.post("/v1/keys", json={"name": "app", "scopes": ["predict"]}).json()
+        narrow = {"Authorization": f"Bearer {made['key']}"}
+        check(stranger.get("/v1/datasets", headers=narrow), 403, "scope_missing")
+        assert stranger.get("/v1/models", headers=narrow).status_code == 200
+        assert ready.http.delete(f"/v1/keys/{made['id']}").status_code == 204
+        check(stranger.get("/v1/models", headers=narrow), 401, "unauthorized")
+
+
+def test_a_repeated_request_with_the_same_key_is_done_once(ready: Fovea) -> None:
+    body = colours_zip(per_class=3, seed=5)
+    head = {"Content-Type": "application/zip", "Idempotency-Key": "one"}
+    first, second = (ready.http.post("/v1/datasets?name=once", content=body, headers=head) for _ in range(2))
+    assert first.status_code == second.status_code == 202
+    assert first.json() == second.json()
+    other = ready.http.post("/v1/datasets?name=once", content=colours_zip(3, seed=6), headers=head)
+    check(other, 422, "idempotency_key_reused")
+    again = ready.http.post("/v1/datasets?name=once", content=body, headers={"Content-Type": "application/zip"})
+    check(again, 409, "dataset_exists")
+
+
+def test_lists_are_paged_by_cursor(ready: Fovea) -> None:
+    seen, after = [], None
+    while True:
+        params = {"limit": 5, **({"after": after} if after else {})}
+        page = ready.http.get("/v1/datasets/colours/versions/1/items", params=params).json()
+        seen += [row["path"] for row in page["data"]]
+        after = page["next"]
+        if not page["has_more"]:
+            break
+    assert len(seen) == len(set(seen)) == 12
+
+
+def test_every_route_is_documented(ready: Fovea) -> None:
+    paths = json.loads(ready.http.get("/openapi.json").text)["paths"]
+    assert {"/livez", "/v1/datasets", "/v1/jobs", "/v1/models/{ref}/classify", "/v1/keys"} <= set(paths)
+    assert ready.http.get("/docs").status_code == 200
