@@ -1,0 +1,145 @@
+"""The job state machine on a real database, and the database itself."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from service import artifacts, jobs
+from service.db import Base, Database
+from service.db.engine import check_sqlite
+from service.db.migrate import is_current, upgrade
+from service.db.tables import Checkpoint, Chunk
+from service.errors import Conflict, InternalError
+from service.jobs import Hold, LeaseLost
+from service.processes import identity, is_gone
+
+ME = {"machine": "here", "pid": 1, "started": 0.0}
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(f"sqlite:///{tmp_path / 'fovea.db'}")
+    upgrade(database)
+    yield database
+    database.dispose()
+
+
+def submit(database: Database) -> str:
+    with database.write() as session:
+        return jobs.submit(session, "train", spec={}).id
+
+
+def claim(database: Database) -> Hold:
+    with database.write() as session:
+        job = jobs.claim(session, ME, 30)
+        assert job is not None
+        return Hold(job.id, job.attempt)
+
+
+def test_the_migrations_make_exactly_the_tables(database: Database) -> None:
+    assert is_current(database)
+    with database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_an_old_sqlite_is_refused() -> None:
+    with pytest.raises(InternalError, match="sqlite_too_old"):
+        check_sqlite((3, 51, 2))
+
+
+def test_a_job_that_dies_three_times_without_progress_fails_with_the_reason(database: Database) -> None:
+    job_id = submit(database)
+    for death in range(3):
+        hold = claim(database)
+        assert hold.attempt == death + 1
+        with database.write() as session:
+            job = jobs.died(session, hold, "killed by SIGSEGV", 3)
+    assert job.status == "failed"
+    assert job.error is not None
+    assert job.error["code"] == "worker_died"
+    assert "SIGSEGV" in job.error["message"]
+    with database.write() as session:
+        assert jobs.claim(session, ME, 30) is None
+        assert jobs.get(session, job_id).attempt == 3
+
+
+def test_progress_forgives_earlier_deaths_and_letting_go_is_none(database: Database) -> None:
+    submit(database)
+    for _ in range(5):
+        hold = claim(database)
+        with database.write() as session:
+            jobs.progressed(session, hold, progress={"step": 1})
+        with database.write() as session:
+            assert jobs.died(session, hold, "killed", 3).status == "interrupted"
+    for _ in range(5):
+        hold = claim(database)
+        with database.write() as session:
+            assert jobs.release(session, hold, "shutdown").status == "interrupted"
+
+
+def test_a_worker_that_lost_its_lease_writes_nothing(database: Database) -> None:
+    submit(database)
+    stale = claim(database)
+    with database.write() as session:
+        jobs.rescue(session, jobs.get(session, stale.job_id), "silent", 3)
+    fresh = claim(database)
+    assert fresh.attempt == stale.attempt + 1
+    for write in (
+        lambda session: jobs.heartbeat(session, stale, 30),
+        lambda session: jobs.progressed(session, stale, progress={}),
+        lambda session: jobs.succeed(session, stale, {}),
+        lambda session: jobs.fail(session, stale, {}),
+        lambda session: jobs.release(session, stale, "x"),
+    ):
+        with pytest.raises(LeaseLost), database.write() as session:
+            write(session)
+    with database.write() as session:
+        assert jobs.succeed(session, fresh, {"by": "fresh"}).result == {"by": "fresh"}
+
+
+def test_cancel_beats_a_finish_and_a_retry(database: Database) -> None:
+    submit(database)
+    hold = claim(database)
+    with database.write() as session:
+        assert jobs.cancel(session, hold.job_id).status == "cancelling"
+    with pytest.raises(LeaseLost), database.write() as session:
+        jobs.succeed(session, hold, {})
+    with database.write() as session:
+        assert jobs.died(session, hold, "killed", 3).status == "cancelled"
+    with pytest.raises(Conflict), database.write() as session:
+        jobs.resume(session, hold.job_id)
+
+
+def test_only_last_and_best_checkpoints_are_kept_with_their_bytes(database: Database) -> None:
+    submit(database)
+    hold = claim(database)
+    for step, best in ((1, True), (2, True), (3, False), (4, False)):
+        blob = artifacts.write_chunks(database, bytes([step]) * (artifacts.CHUNK_BYTES + 5))
+        with database.write() as session:
+            artifacts.add_checkpoint(session, hold, blob, epoch=step, step=step, best=best)
+    with database.read() as session:
+        rows = session.query(Checkpoint).order_by(Checkpoint.step).all()
+        assert [(row.step, row.is_last, row.is_best) for row in rows] == [(2, False, True), (4, True, False)]
+        assert session.query(Chunk).count() == 4
+        assert artifacts.read_blob(session, rows[0].id)[:1] == b"\x02"
+
+
+def test_bytes_that_changed_on_disk_are_never_used(database: Database) -> None:
+    blob = artifacts.write_chunks(database, b"weights")
+    with database.write() as session:
+        session.add(blob)
+    with database.write() as session:
+        session.get_one(Chunk, (blob.id, 0)).data = b"weightz"
+    with database.read() as session, pytest.raises(InternalError, match="blob_corrupt"):
+        artifacts.read_blob(session, blob.id)
+
+
+def test_a_process_is_gone_only_when_that_is_certain() -> None:
+    me = identity()
+    assert not is_gone(me)
+    assert is_gone({**me, "started": me["started"] - 100})  # the pid is somebody else's now
+    assert is_gone({**me, "pid": 2**22 + 1})
+    assert not is_gone({**me, "machine": "elsewhere", "pid": 2**22 + 1})

@@ -1,0 +1,61 @@
+"""The arithmetic that refuses networks and the code that builds them agree."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.models import get_model, get_model_weights
+
+from service.errors import InvalidValue
+from service.layers import LayersNetwork, shapes
+from service.networks import NETWORKS
+from workers.training.networks import ACTIVATIONS, build
+
+activation = st.sampled_from([None, *ACTIVATIONS])
+layer = st.one_of(
+    st.fixed_dictionaries(
+        {
+            "conv": st.fixed_dictionaries(
+                {"filters": st.integers(1, 8), "kernel": st.integers(1, 5), "stride": st.integers(1, 3)},
+                optional={
+                    "padding": st.one_of(st.just("same"), st.integers(0, 3)),
+                    "batch_norm": st.booleans(),
+                    "activation": activation,
+                },
+            )
+        }
+    ),
+    st.fixed_dictionaries({"max_pool": st.integers(1, 4)}),
+    st.fixed_dictionaries(
+        {"avg_pool": st.fixed_dictionaries({"size": st.integers(1, 4), "stride": st.integers(1, 3)})}
+    ),
+    st.fixed_dictionaries({"dense": st.fixed_dictionaries({"units": st.integers(1, 9), "batch_norm": st.booleans()})}),
+    st.sampled_from([{"batch_norm": {}}, {"flatten": {}}, {"global_avg_pool": {}}, {"dropout": {"p": 0.3}}]),
+    st.fixed_dictionaries({"activation": st.sampled_from(list(ACTIVATIONS))}),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(layer, min_size=1, max_size=6), st.integers(8, 20))
+def test_every_accepted_list_of_layers_builds_and_runs_with_the_shapes_foretold(layers: list, side: int) -> None:
+    spec = LayersNetwork.model_validate({"layers": layers})
+    try:
+        rows = shapes(spec, side, 4)
+    except InvalidValue:
+        return
+    network = build(spec.model_dump(mode="json"), side, 4)
+    assert sum(parameter.numel() for parameter in network.parameters()) == sum(row.parameters for row in rows)
+    assert network(torch.zeros(2, 3, side, side)).shape == (2, 4)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_table_of_named_networks_tells_the_truth(name: str) -> None:
+    meta = next(iter(get_model_weights(name))).meta
+    assert NETWORKS[name].parameters == meta["num_params"]
+    assert NETWORKS[name].giga_multiply_adds == round(meta["_ops"], 2)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "squeezenet1_0", "shufflenet_v2_x0_5"])
+def test_a_named_network_runs_at_its_smallest_size(name: str) -> None:
+    side = NETWORKS[name].smallest
+    assert get_model(name, num_classes=3).eval()(torch.zeros(1, 3, side, side)).shape == (1, 3)
