@@ -150,3 +150,31 @@ def test_every_route_is_documented(ready: Fovea) -> None:
     paths = json.loads(ready.http.get("/openapi.json").text)["paths"]
     assert {"/livez", "/v1/datasets", "/v1/jobs", "/v1/models/{ref}/classify", "/v1/keys"} <= set(paths)
     assert ready.http.get("/docs").status_code == 200
+
+
+def test_an_archive_over_the_limit_is_cut_off_however_it_is_sent(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "data").mkdir()
+    small = Fovea(folder / "data", FOVEA_MAX_UPLOAD_BYTES="5000")
+    try:
+        small.start("service")
+        head = {"Content-Type": "application/zip"}
+        body = b"x" * 200_000
+        check(small.http.post("/v1/datasets?name=a", content=body, headers=head), 413, "body_too_large")
+        chunked = (body[start : start + 1000] for start in range(0, len(body), 1000))
+        check(small.http.post("/v1/datasets?name=a", content=chunked, headers=head), 413, "body_too_large")
+        check(small.http.post("/v1/datasets?name=a", files={"file": ("a.zip", body)}), 413, "body_too_large")
+        assert list((folder / "data/uploads").iterdir()) == []
+    finally:
+        small.http.close()
+        small.end()
+    assert small.processes == {}
+
+
+def test_a_zip_arrives_as_multipart_too(ready: Fovea) -> None:
+    answer = ready.http.post("/v1/datasets?name=form", files={"file": ("a.zip", colours_zip(3, seed=9))})
+    assert answer.status_code == 202, answer.text
+    check(ready.http.post("/v1/datasets?name=form2", files={"other": ("a.zip", b"x")}), 400, "file_field")
+    head = {"Content-Type": "multipart/form-data; boundary=b"}
+    check(ready.http.post("/v1/datasets?name=form2", content=b"--b\r\nnonsense", headers=head), 400,
+          "malformed_multipart")  # fmt: skip
