@@ -1,9 +1,14 @@
 """Upload, train, classify: the whole path through real processes."""
 
+import base64
 import io
+import struct
 import zipfile
+import zlib
 
-from tests.conftest import Fovea, digits_zip
+import numpy as np
+
+from tests.conftest import Fovea, digits_zip, png
 
 SPEC = {"network": "classic", "epochs": 4, "batch_size": 64, "precision": "fp32"}
 
@@ -78,3 +83,40 @@ def test_metrics_and_events_tell_the_story_of_the_job(shared: Fovea) -> None:
     ) as stream:
         ids = [line.removeprefix("id: ") for line in stream.iter_lines() if line.startswith("id: ")]
     assert ids == [event["id"] for event in events[1:]]
+
+
+def test_a_bad_picture_is_named_alone_and_refused_when_it_is_the_only_one(shared: Fovea) -> None:
+    good = png(np.full((8, 8), 90, np.uint8))
+    url = "/v1/models/digits/classify"
+    for body, status, code in (
+        (b"hello", 415, "not_a_picture"),
+        (good[:50], 422, "image_truncated"),
+        (huge_png(20_000, 10_000), 422, "too_many_pixels"),
+        (b"", 422, "empty_picture"),
+    ):
+        answer = shared.http.post(url, content=body, headers={"Content-Type": "image/png"})
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+        assert answer.json()["hint"]
+
+    several = shared.http.post(url, files=[("file", ("good.png", good)), ("file", ("bad.png", b"hello"))]).json()
+    assert several["results"][0]["error"] is None
+    assert several["results"][1]["error"]["code"] == "not_a_picture"
+    encoded = base64.b64encode(good).decode()
+    posted = shared.http.post(url, json={"images": [encoded]}, params={"top_k": 3}).json()
+    assert len(posted["results"][0]["predictions"]) == 3
+    assert posted["results"][0]["label"] == several["results"][0]["label"]
+    assert set(posted["timing_ms"]) == {"decode", "queue", "model", "total"}
+    assert shared.http.post(url, json={"images": ["?"]}).json()["code"] == "invalid_base64"
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """A few kilobytes that claim to be a picture of hundreds of megapixels."""
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"")),
+        (b"IEND", b""),
+    ]
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
