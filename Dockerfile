@@ -3,8 +3,7 @@ ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 FOVEA_DATA=/data FOVEA_HOST=0.0
 WORKDIR /app
 COPY requirements-build.txt requirements.txt ./
 RUN python -m pip install -q --no-cache-dir --require-hashes -r requirements-build.txt \
- && uv pip install -q --system --no-cache --require-hashes -r requirements.txt \
- && python -m compileall -q /usr/lib/python3*/site-packages /usr/local/lib/python3*/site-packages /usr/local/lib/python3*/dist-packages || true
+ && uv pip install -q --system --no-cache --compile-bytecode --require-hashes -r requirements.txt
 COPY pyproject.toml README.md requirements.in ./
 COPY service service
 COPY workers workers

@@ -141,6 +141,8 @@ class _Recorder:
                 raise Interrupted(asked)
             if asked == "stop":
                 return "stopped"
+        trained = time.monotonic() - self.started
+        log.info("trained for %.2f s, of which checkpoints took %.2f s", trained, self.writing_seconds)
         return "early_stopped" if self.state.counters.ended_early else "completed"
 
     def _epoch(self, result: EpochResult, *, must: bool) -> None:
