@@ -13,6 +13,7 @@ from workers.supervisor import Supervisor
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         supervisor = Supervisor(Settings())
     except (ValidationError, ServiceError) as error:

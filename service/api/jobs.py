@@ -120,7 +120,7 @@ def events(
     jobs.get(session, job_id)
     if "text/event-stream" in request.headers.get("accept", ""):
         page.after = last_event_id or page.after
-        start = page._mark(Event.number) if page.after else 0
+        start = page.mark(Event.number) if page.after else 0
         return StreamingResponse(_live(db, job_id, start), media_type="text/event-stream")
     answer = page.read(session, select(Event).where(Event.job_id == job_id), Event.number, shapes.event)
     return {**answer, "next": answer["data"][-1]["id"] if answer["data"] else page.after}

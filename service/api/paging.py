@@ -30,7 +30,7 @@ class Page:
     ) -> dict[str, Any]:
         """One page of `query`, ordered by a unique column."""
         if self.after is not None:
-            mark = self._mark(column)
+            mark = self.mark(column)
             query = query.where(column < mark if newest_first else column > mark)
         query = query.order_by(column.desc() if newest_first else column).limit(self.limit + 1)
         rows = session.scalars(query).all()
@@ -39,7 +39,8 @@ class Page:
         last = str(getattr(shown[-1], column.key)) if more else None
         return {"object": "list", "data": [shape(row) for row in shown], "has_more": more, "next": last}
 
-    def _mark(self, column: InstrumentedAttribute[Any]) -> Any:
+    def mark(self, column: InstrumentedAttribute[Any]) -> Any:
+        """The sort key that `after` names. Raises InvalidValue when it cannot be one."""
         assert self.after is not None
         if column.type.python_type is not int:
             return self.after
