@@ -161,6 +161,12 @@ def test_temperature_mends_overconfidence() -> None:
     assert evaluate.calibration_error(probabilities(logits, fitted), labels) < 0.03 < before
 
 
+def test_a_few_right_answers_are_no_certainty() -> None:
+    logits = (np.eye(3) * 4).astype(np.float32)[[0, 1, 2, 0, 1, 2]]
+    fitted = evaluate.temperature(logits, logits.argmax(1))
+    assert 0.8 < probabilities(logits, fitted).max() < 0.95
+
+
 def test_the_report_counts_as_scikit_learn_does() -> None:
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 

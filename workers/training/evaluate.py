@@ -24,13 +24,21 @@ def logits_of(program: Callable[[NDArray[np.uint8]], Logits], packed: NDArray[np
 
 
 def temperature(logits: Logits, labels: Labels) -> float:
-    """The divisor of the logits that makes the labels likeliest (Guo et al. 2017); 1 without pictures to fit it on."""
-    if len(labels) == 0:
+    """The divisor of the logits that makes the labels likeliest (Guo et al. 2017); 1 without pictures to fit it on.
+
+    The labels are believed with (n + 1) / (n + 2), as in Platt (1999): a few pictures that were all answered rightly
+    prove no certainty, and would otherwise drive every probability to one.
+    """
+    count, classes = logits.shape
+    if count == 0:
         return 1.0
+    doubt = 1 / (count + 2)
+    belief = np.full(logits.shape, doubt / (classes - 1))
+    belief[np.arange(count), labels] = 1 - doubt
 
     def surprise(log_temperature: float) -> float:
-        right = probabilities(logits, float(np.exp(log_temperature)))[np.arange(len(labels)), labels]
-        return float(-np.log(np.maximum(right, 1e-12)).mean())
+        chances = probabilities(logits, float(np.exp(log_temperature)))
+        return float(-(belief * np.log(np.maximum(chances, 1e-300))).sum(axis=1).mean())
 
     found = minimize_scalar(surprise, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
     return float(np.exp(found.x))
