@@ -7,18 +7,17 @@ import torch
 from torch import nn
 
 
-def optimizer(network: nn.Module, spec: dict[str, Any], device: str) -> torch.optim.Optimizer:
+def optimizer(network: nn.Module, spec: dict[str, Any]) -> torch.optim.Optimizer:
     """Weight decay is kept off norms and biases, as is common practice (He et al. 2019, "Bag of Tricks")."""
     decayed = [p for p in network.parameters() if p.ndim > 1]
     plain = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": spec["weight_decay"]}, {"params": plain, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
-    fused = device != "cpu"
     if spec["name"] == "sgd":
         momentum = spec["momentum"]
-        return torch.optim.SGD(groups, lr=spec["lr"], momentum=momentum, nesterov=momentum > 0, fused=fused)
+        return torch.optim.SGD(groups, lr=spec["lr"], momentum=momentum, nesterov=momentum > 0, fused=True)
     kind = torch.optim.AdamW if spec["name"] == "adamw" else torch.optim.Adam
-    return kind(groups, lr=spec["lr"], fused=fused)
+    return kind(groups, lr=spec["lr"], fused=True)
 
 
 def learning_rate(schedule: dict[str, Any], peak: float, step: int, steps: int) -> float:

@@ -69,13 +69,14 @@ def start(spec: dict[str, Any], classes: int, seed: int, device: str, plan: dict
     if plan["channels_last"]:
         network = network.to(memory_format=torch.channels_last)
     scaler = torch.amp.GradScaler(device.partition(":")[0], enabled=plan["precision"] == "fp16")
-    return TrainState(network, optimizer(network, spec["optimizer"], device), scaler)
+    return TrainState(network, optimizer(network, spec["optimizer"]), scaler)
 
 
 def prepare(device: str, threads: int) -> None:
     """Threads, and as much determinism as torch can give."""
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs 7 % of a step
     torch.backends.cudnn.benchmark = False
 
 
