@@ -8,7 +8,7 @@ back is checked against its SHA-256 before anybody sees it.
 import hashlib
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from service import jobs
@@ -27,11 +27,25 @@ def write_chunks(database: Database, data: bytes) -> Blob:
     blob_id = new_id("blob")
     view = memoryview(data)
     for number, start in enumerate(range(0, len(data), CHUNK_BYTES)):
-        with database.write() as session:
-            piece = bytes(view[start : start + CHUNK_BYTES])
-            session.add(Chunk(blob_id=blob_id, number=number, created_at=now(), data=piece))
+        with database.write(durable=False) as session:
+            piece = view[start : start + CHUNK_BYTES]
+            row = {"blob_id": blob_id, "number": number, "created_at": now(), "data": piece}
+            session.execute(insert(Chunk), row)
+    database.sync()
     chunks = -(-len(data) // CHUNK_BYTES)
-    return Blob(id=blob_id, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), chunks=chunks)
+    return Blob(id=blob_id, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), chunks=chunks, doomed=False)
+
+
+def prune(database: Database) -> None:
+    """Removes the bytes of blobs that nothing refers to, a chunk per transaction."""
+    with database.read() as session:
+        doomed = session.execute(select(Blob.id, Blob.chunks).where(Blob.doomed)).all()
+    for blob_id, chunks in doomed:
+        for number in range(chunks):
+            with database.write(durable=False) as session:
+                session.execute(delete(Chunk).where(Chunk.blob_id == blob_id, Chunk.number == number))
+        with database.write(durable=False) as session:
+            session.execute(delete(Blob).where(Blob.id == blob_id))
 
 
 def read_blob(session: Session, blob_id: str) -> bytes:

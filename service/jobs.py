@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from service.db.tables import Blob, Checkpoint, Chunk, Event, Job
+from service.db.tables import Blob, Checkpoint, Event, Job
 from service.errors import Conflict, NotFound
 from service.ids import new_id, now
 
@@ -217,12 +217,11 @@ def record_event(session: Session, job_id: str, kind: str, data: dict[str, Any])
 
 
 def delete_checkpoints(session: Session, job_id: str, keep: Sequence[str] = ()) -> None:
-    """Forgets a job's checkpoints but those named, and their bytes."""
+    """Forgets a job's checkpoints but those named. Their bytes go later (`artifacts.prune`): that takes time."""
     mine = select(Checkpoint.id).where(Checkpoint.job_id == job_id, Checkpoint.id.not_in(keep))
     ids = session.scalars(mine).all()
     session.execute(delete(Checkpoint).where(Checkpoint.id.in_(ids)))
-    session.execute(delete(Blob).where(Blob.id.in_(ids)))
-    session.execute(delete(Chunk).where(Chunk.blob_id.in_(ids)))
+    session.execute(update(Blob).where(Blob.id.in_(ids)).values(doomed=True))
 
 
 # --- inside ----------------------------------------------------------------------------------------------------------

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import text
 
 from service import artifacts, jobs
 from service.db import Base, Database
 from service.db.engine import check_sqlite
 from service.db.migrate import is_current, upgrade
-from service.db.tables import Checkpoint, Chunk
+from service.db.tables import Blob, Checkpoint, Chunk
 from service.errors import Conflict, InternalError
 from service.jobs import Hold, LeaseLost
 from service.processes import identity, is_gone
@@ -43,6 +44,21 @@ def test_the_migrations_make_exactly_the_tables(database: Database) -> None:
     assert is_current(database)
     with database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_a_database_of_a_newer_version_is_refused_and_left_alone(database: Database) -> None:
+    with database.write() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(InternalError, match="schema_too_new"):
+        upgrade(database)
+
+
+def test_what_was_written_soon_is_there_after_a_sync(database: Database) -> None:
+    with database.write(durable=False) as session:
+        session.add(Blob(id="b", sha256="", bytes=0, chunks=0, doomed=False))
+    database.sync()
+    with database.read() as session:
+        assert session.get(Blob, "b") is not None
 
 
 def test_an_old_sqlite_is_refused() -> None:
@@ -120,10 +136,12 @@ def test_only_last_and_best_checkpoints_are_kept_with_their_bytes(database: Data
         blob = artifacts.write_chunks(database, bytes([step]) * (artifacts.CHUNK_BYTES + 5))
         with database.write() as session:
             artifacts.add_checkpoint(session, hold, blob, epoch=step, step=step, best=best)
+        artifacts.prune(database)
     with database.read() as session:
         rows = session.query(Checkpoint).order_by(Checkpoint.step).all()
         assert [(row.step, row.is_last, row.is_best) for row in rows] == [(2, False, True), (4, True, False)]
         assert session.query(Chunk).count() == 4
+        assert session.query(Blob).count() == 2
         assert artifacts.read_blob(session, rows[0].id)[:1] == b"\x02"
 
 

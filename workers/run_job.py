@@ -16,7 +16,7 @@ from service import jobs
 from service.datasets import importer
 from service.db import Database
 from service.db.tables import Job
-from service.errors import ServiceError
+from service.errors import Overloaded, ServiceError
 from service.jobs import Hold, LeaseLost
 from service.settings import Settings
 from workers.context import Context, Interrupted
@@ -47,6 +47,7 @@ def _preload() -> dict[str, Callable[[Context, Job], None]]:
     """Imports torch now, while there is no job to wait for it."""
     from workers import import_job, train_job
 
+    train_job.warm_up()
     return {"train": train_job.run, "import": import_job.run}
 
 
@@ -61,6 +62,8 @@ def _run(context: Context, work: dict[str, Callable[[Context, Job], None]]) -> N
             jobs.release(session, context.hold, f"{reason} requested")
     except LeaseLost as error:
         log.warning("%s", error)
+    except Overloaded:
+        raise  # another process may be luckier: this counts as a death, not as the job's failure
     except ServiceError as error:
         log.warning("failed: %s", error)
         _fail(context, job, error)

@@ -1,7 +1,8 @@
 """A training job from its row to a model version: the one place where data, training, checkpoints and registry meet.
 
 Checkpoints are written at epoch ends and, within long epochs, every `checkpoint_seconds`. Where epochs are so short
-that writing would cost more than WRITE_SHARE of the time, several epochs share one; their metrics land with it.
+that writing would cost more than WRITE_SHARE of the time, several epochs share one; their metrics land with it, at
+the latest after `checkpoint_seconds`.
 """
 
 import logging
@@ -32,7 +33,6 @@ from workers.training.state import TrainState, network_of, prepare, start, weigh
 log = logging.getLogger("fovea.job")
 
 WRITE_SHARE = 0.02
-LONGEST_SILENCE_SECONDS = 5.0
 PROGRESS_SECONDS = 1.0
 
 
@@ -49,6 +49,11 @@ class Pictures:
     def split(self, name: str, device: str) -> Split:
         rows = self.rows[name]
         return Split.of(self.packed, rows, self.labels[rows], device)
+
+
+def warm_up() -> None:
+    """Exports the least of networks: the first export of a process imports for seconds."""
+    export.export_program(export.Classifier(torch.nn.Flatten()), 1)
 
 
 def run(context: Context, job: Job) -> None:
@@ -125,6 +130,7 @@ class _Recorder:
     written_at: float = field(default_factory=time.monotonic)
     told_at: float = field(default_factory=time.monotonic)
     writing_seconds: float = 0.0
+    last_seconds: float = 0.0  # that the last checkpoint took
 
     def follow(self, run: Run) -> str:
         """Trains until the end or until asked to stop; the reason. Raises Interrupted."""
@@ -155,10 +161,10 @@ class _Recorder:
             self.best_pending = self.state.to_bytes()
 
     def _due(self) -> bool:
-        """Is it time for a checkpoint at an epoch end, given what writing has cost so far?"""
-        silence = time.monotonic() - self.written_at
-        share = self.writing_seconds / max(time.monotonic() - self.started, 1e-9)
-        return silence >= LONGEST_SILENCE_SECONDS or share < WRITE_SHARE
+        """Is it time for a checkpoint at an epoch end, if it costs what the last one did?"""
+        now = time.monotonic()
+        affordable = self.writing_seconds + self.last_seconds <= WRITE_SHARE * (now - self.started)
+        return affordable or now - self.written_at >= self.context.settings.checkpoint_seconds
 
     def _checkpoint(self, progress: StepProgress) -> None:
         """One transaction: manifest, the epochs' metrics, the progress. All of it or nothing."""
@@ -179,8 +185,10 @@ class _Recorder:
             data = {"epoch": epoch, "step": progress.step, "bytes": last.bytes, "best": last_is_best}
             jobs.record_event(session, hold.job_id, "checkpoint", data)
         self.pending, self.best_pending = [], None
+        artifacts.prune(database)
         self.written_at = self.told_at = time.monotonic()
-        self.writing_seconds += self.written_at - began
+        self.last_seconds = self.written_at - began
+        self.writing_seconds += self.last_seconds
 
     def _tell(self, progress: StepProgress) -> None:
         with self.context.database.write() as session:

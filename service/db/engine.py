@@ -5,6 +5,7 @@ every writer says so at BEGIN. SQLite before 3.51.3 can corrupt a WAL file that 
 (sqlite.org/wal.html, "WAL-reset bug"): the bundled library of pysqlite3 is used, and an older one is refused.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,9 @@ class Database:
         self.url = url
         self.engine = _sqlite(url) if url.startswith("sqlite") else create_engine(url, pool_pre_ping=True)
         self._read = sessionmaker(self.engine, expire_on_commit=False)
-        self._write = sessionmaker(self.engine.execution_options(fovea_write=True), expire_on_commit=False)
+        writing = self.engine.execution_options(fovea_write=True)
+        self._write = sessionmaker(writing, expire_on_commit=False)
+        self._write_soon = sessionmaker(writing.execution_options(fovea_soon=True), expire_on_commit=False)
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -36,15 +39,26 @@ class Database:
             yield session
 
     @contextmanager
-    def write(self) -> Iterator[Session]:
-        """Commits when the block ends, rolls back when it raises. Overloaded (503) when the writer lock is not had."""
+    def write(self, *, durable: bool = True) -> Iterator[Session]:
+        """Commits when the block ends, rolls back when it raises. Overloaded (503) when the writer lock is not had.
+
+        What was written with `durable=False` survives this process, and a loss of power from the next durable commit
+        on; it holds the writer lock for a fraction of the time.
+        """
         try:
-            with self._write.begin() as session:
+            with (self._write if durable else self._write_soon).begin() as session:
                 yield session
         except OperationalError as error:
             if "locked" in str(error.orig) or "busy" in str(error.orig):
                 raise Overloaded("database_busy", "another writer holds the database", hint="try again") from error
             raise
+
+    def sync(self) -> None:
+        """Puts what was written with `durable=False` on the disk now, while nobody waits for the writer lock."""
+        log = Path(f"{self.engine.url.database}-wal")
+        if self.engine.dialect.name == "sqlite" and log.exists():
+            with log.open("rb") as file:
+                os.fsync(file.fileno())
 
     def dispose(self) -> None:
         self.engine.dispose()
@@ -69,12 +83,13 @@ def _sqlite(url: str) -> Engine:
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # BEGIN is ours
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=FAST"):
+        for pragma in ("journal_mode=WAL", "foreign_keys=ON", "secure_delete=FAST"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
     def begin(connection: Any) -> None:
-        write = connection.get_execution_options().get("fovea_write")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+        options = connection.get_execution_options()
+        connection.exec_driver_sql(f"PRAGMA synchronous={'NORMAL' if options.get('fovea_soon') else 'FULL'}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("fovea_write") else "BEGIN")
 
     return engine

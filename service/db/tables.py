@@ -1,6 +1,7 @@
 """Every table. Times are UTC seconds since the epoch (REAL): they sort, subtract and mean the same everywhere.
 
-Bytes live in `chunks`, never in a row that is listed. A blob without its `blobs` row is unfinished and swept.
+Bytes live in `chunks`, never in a row that is listed. Chunks without their `blobs` row are unfinished and swept; those
+of a doomed one are removed a few at a time.
 """
 
 from typing import Any, ClassVar
@@ -182,6 +183,7 @@ class Blob(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     bytes: Mapped[int]
     chunks: Mapped[int]
+    doomed: Mapped[bool] = mapped_column(default=False)  # nothing refers to it any more
 
 
 class Chunk(Base):
