@@ -14,7 +14,8 @@ import unicodedata
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from posixpath import splitext
 from typing import TYPE_CHECKING, BinaryIO
 
 from service.errors import InvalidValue
@@ -50,7 +51,7 @@ class Entry:
 
     @property
     def suffix(self) -> str:
-        return PurePosixPath(self.name).suffix.lower()
+        return splitext(self.name)[1].lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +102,9 @@ def read(file: BinaryIO, entry: Entry, limit: int) -> bytes:
 
 def is_junk(name: str) -> bool:
     """What operating systems leave in archives."""
-    parts = PurePosixPath(name).parts
-    return parts[-1].lower() in ("thumbs.db", "desktop.ini") or any(p == "__MACOSX" or p[0] == "." for p in parts)
+    parts = name.removesuffix("/").split("/")
+    hidden = any(part == "__MACOSX" or part.startswith(".") for part in parts)
+    return hidden or parts[-1].lower() in ("thumbs.db", "desktop.ini")
 
 
 def _inflate(packed: bytes, entry: Entry) -> bytes:
@@ -239,7 +241,7 @@ def _check_record(record: _Record) -> None:
         )
     _check_type(record)
     _check_name(record.name)
-    if not is_junk(record.name) and PurePosixPath(record.name).suffix.lower() in NESTED:
+    if not is_junk(record.name) and splitext(record.name)[1].lower() in NESTED:
         raise InvalidValue(
             "archive_nested",
             f"{_quoted(record.name)} is an archive inside the archive.",

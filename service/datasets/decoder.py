@@ -65,7 +65,8 @@ def _facts(decoded: images.Decoded) -> dict[str, Any]:
 
 def dhash(pixels: images.Pixels) -> str:
     """64 bits, as 16 hex digits: is each of 9 x 8 grey cells darker than its right neighbour?"""
-    cells = np.asarray(Image.fromarray(pixels).convert("L").resize((9, 8), Image.Resampling.BOX))
+    grey = Image.fromarray(pixels).convert("L").resize((9, 8), Image.Resampling.BOX)
+    cells = np.frombuffer(grey.tobytes(), np.uint8).reshape(8, 9)
     return np.packbits(cells[:, :-1] < cells[:, 1:]).tobytes().hex()
 
 

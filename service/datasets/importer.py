@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -145,7 +145,7 @@ def _item(ordinal: int, result: Result, candidate: Candidate, split: str) -> dic
         "width": result.width,
         "height": result.height,
         "flags": [],
-        "entry": asdict(candidate.entry),
+        "entry": {name: getattr(candidate.entry, name) for name in Entry.__slots__},
     }
 
 

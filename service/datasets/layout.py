@@ -10,7 +10,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from service.datasets.archive import PICTURES, Entry, is_junk
 from service.errors import InvalidValue
@@ -150,9 +149,9 @@ def _label(parts: Parts, place: int | None) -> tuple[str, str | None]:
 def _find_table(entries: Sequence[Entry], pictures: Sequence[Entry]) -> Entry | None:
     """The labels.csv in a folder that holds every picture."""
     for entry in entries:
-        folder = PurePosixPath(entry.name).parent
-        named = PurePosixPath(entry.name).name.casefold() == LABELS_FILE and not is_junk(entry.name)
-        prefix = "" if folder == PurePosixPath(".") else f"{folder}/"
+        folder, slash, name = entry.name.rpartition("/")
+        named = name.casefold() == LABELS_FILE and not is_junk(entry.name)
+        prefix = folder + slash
         if named and all(picture.name.startswith(prefix) for picture in pictures):
             return entry
     return None
