@@ -26,7 +26,7 @@ from workers.training.networks import build
 from workers.training.randomness import seed_globally
 from workers.training.state import prepare, start
 
-EPOCHS, BATCH, CLASSES = 4, 64, 6
+EPOCHS, BATCH, CLASSES = 8, 64, 6
 
 
 class Files(Dataset[tuple[torch.Tensor, int]]):
@@ -53,7 +53,14 @@ def compare(name: str, archive: Path, side: int, folder: Path) -> None:
     held_out = len(paths) // 5
     spec = resolve(
         TrainSpec.model_validate(
-            {"network": "classic", "image_size": side, "epochs": EPOCHS, "batch_size": BATCH, "augment": None}
+            {
+                "network": "classic",
+                "image_size": side,
+                "epochs": EPOCHS,
+                "batch_size": BATCH,
+                "augment": None,
+                "schedule": {"name": "constant"},
+            }
         ),
         DatasetFacts(len(paths) - held_out, len(names), side, grey=False),
     )

@@ -24,10 +24,12 @@ from workers.context import Context, Interrupted
 log = logging.getLogger("fovea.job")
 
 PR_SET_PDEATHSIG = 1
+NICENESS = 10  # requests go first on a machine that also serves
 
 
 def main() -> None:
     _die_with_parent()
+    os.nice(NICENESS)
     shutting_down = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: shutting_down.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which asks by SIGTERM
