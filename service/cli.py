@@ -26,7 +26,7 @@ for name, group in (("datasets", datasets), ("jobs", jobs), ("models", models), 
     app.add_typer(group, name=name)
 
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
-out = Console()
+out = Console(soft_wrap=True)
 
 
 def connect() -> Fovea:
@@ -125,6 +125,23 @@ def push(source: Path, name: Annotated[str, typer.Option()], as_json: AsJson = F
 def list_datasets(as_json: AsJson = False) -> None:
     with connect() as fovea:
         show(list(fovea.rows("/v1/datasets")), as_json, ("name", "versions", "created_at"))
+
+
+@datasets.command("show")
+def show_dataset(
+    name: str, version: Annotated[int | None, typer.Option(help="the newest when left out")] = None
+) -> None:
+    """A version with its import report, as JSON."""
+    with connect() as fovea:
+        number = version or fovea.get(f"/v1/datasets/{name}")["versions"]
+        show(fovea.get(f"/v1/datasets/{name}/versions/{number}"), as_json=True)
+
+
+@datasets.command("rm")
+def remove_dataset(name: str) -> None:
+    """Remove a dataset and its pictures; models trained from it stay."""
+    with connect() as fovea:
+        fovea.delete(f"/v1/datasets/{name}")
 
 
 @app.command()

@@ -23,7 +23,7 @@ NAME = "digits"
 SPEC = {"network": "classic", "epochs": 20, "batch_size": 64}
 HELD_OUT = 42  # this picture is not uploaded
 START_SECONDS = 60.0
-out = Console()
+out = Console(soft_wrap=True)
 
 
 def demo(*, leave_running: bool) -> None:

@@ -44,6 +44,7 @@ def submit(
     spec: dict[str, Any],
     seed: int = 0,
     version_id: str | None = None,
+    dataset: str | None = None,
     model: str | None = None,
 ) -> Job:
     job = Job(
@@ -53,6 +54,7 @@ def submit(
         seed=seed,
         spec=spec,
         version_id=version_id,
+        dataset=dataset,
         model=model,
         created_at=now(),
         stop_requested=False,

@@ -88,7 +88,7 @@ class TrainSpec(Strict):
     image_size: Auto | Annotated[int, Field(ge=8, le=512)] = Field("auto", description="side of the square, in pixels")
     initial_weights: None = Field(None, description="only random initial weights so far")
     epochs: Auto | Annotated[int, Field(ge=1, le=10_000)] = "auto"
-    batch_size: Auto | Annotated[int, Field(ge=1, le=8192)] = "auto"
+    batch_size: Auto | Annotated[int, Field(ge=2, le=8192)] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="'auto' is measured at job start")
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()

@@ -30,6 +30,9 @@ def test_push_train_classify_and_look(shared: Fovea, tmp_path: Path) -> None:
     assert pushed.returncode == 0, pushed.stderr
     assert json.loads(pushed.stdout)["image_count"] == 60
 
+    shown = json.loads(run(shared, "datasets", "show", "photos").stdout)
+    assert shown["report"]["accepted"] == 60
+
     trained = run(shared, "train", "photos", "--network", "classic", "--epochs", "3", "--follow")
     assert trained.returncode == 0, trained.stderr
     assert "epoch   3/3" in trained.stdout
@@ -41,6 +44,8 @@ def test_push_train_classify_and_look(shared: Fovea, tmp_path: Path) -> None:
     assert [row["label"] for row in json.loads(named.stdout)["results"]] == ["red", "blue"]
     assert json.loads(run(shared, "models", "ls", "--json").stdout)[0]["name"] == "photos"
     assert "train" in run(shared, "jobs", "ls").stdout
+    assert run(shared, "datasets", "rm", "photos").returncode == 0
+    assert json.loads(run(shared, "datasets", "ls", "--json").stdout) == []
 
 
 def test_an_error_is_one_readable_line_and_exit_code_1(shared: Fovea) -> None:

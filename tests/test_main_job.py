@@ -8,6 +8,7 @@ import zlib
 
 import numpy as np
 
+from service.api import examples
 from tests.conftest import Fovea, digits_zip, png
 
 SPEC = {"network": "classic", "epochs": 4, "batch_size": 64, "precision": "fp32"}
@@ -83,6 +84,46 @@ def test_metrics_and_events_tell_the_story_of_the_job(shared: Fovea) -> None:
     ) as stream:
         ids = [line.removeprefix("id: ") for line in stream.iter_lines() if line.startswith("id: ")]
     assert ids == [event["id"] for event in events[1:]]
+
+
+def test_the_examples_in_the_documentation_have_the_fields_of_real_answers(shared: Fovea) -> None:
+    get = shared.http.get
+    job = get("/v1/jobs", params={"type": "train"}).json()["data"][0]
+    real = {
+        "JOB": job,
+        "DATASET": get("/v1/datasets/digits").json(),
+        "VERSION": get("/v1/datasets/digits/versions/1").json(),
+        "ITEM": get("/v1/datasets/digits/versions/1/items", params={"limit": 1}).json()["data"][0],
+        "EVENT": get(f"/v1/jobs/{job['id']}/events").json()["data"][0],
+        "MODEL": get("/v1/models/digits").json(),
+        "MODEL_VERSION": get("/v1/models/digits/versions/1").json(),
+        "EVALUATION": get("/v1/models/digits/evaluation").json(),
+        "CLASSIFIED": shared.http.post("/v1/models/digits/classify", content=png(np.zeros((8, 8), np.uint8))).json(),
+        "NEW_KEY": shared.http.post("/v1/keys", json={"name": "x", "scopes": ["predict"]}).json(),
+        "NETWORK": get("/v1/networks").json()["data"][-1],
+        "INFO": get("/v1/info").json(),
+        "READY": get("/readyz").json(),
+        "PROBLEM": get("/v1/jobs/nothing").json(),
+        "DRY_RUN": shared.http.post(
+            "/v1/jobs", params={"dry_run": True}, json={"type": "train", "model": "m", "dataset": "digits"}
+        ).json(),
+    }
+    for name, answer in real.items():
+        assert set(getattr(examples, name)) == set(answer), name
+    assert set(examples.SPEC) == set(job["spec"])
+    assert set(examples.REPORT) == set(real["VERSION"]["report"])
+
+
+def test_every_json_answer_in_the_documentation_has_an_example(shared: Fovea) -> None:
+    without = []
+    for path, methods in shared.http.get("/openapi.json").json()["paths"].items():
+        for method, operation in methods.items():
+            good = [
+                body.get("content", {}) for status, body in operation["responses"].items() if status.startswith("2")
+            ]
+            shown = [kinds["application/json"] for kinds in good if "application/json" in kinds]
+            without += [f"{method} {path}" for body in shown if "example" not in body]
+    assert without == []
 
 
 def test_a_bad_picture_is_named_alone_and_refused_when_it_is_the_only_one(shared: Fovea) -> None:

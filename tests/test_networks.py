@@ -1,5 +1,6 @@
 """The arithmetic that refuses networks and the code that builds them agree."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,8 +8,10 @@ from hypothesis import strategies as st
 from torchvision.models import get_model, get_model_weights
 
 from service.errors import InvalidValue
+from service.inference.programs import load
 from service.layers import LayersNetwork, shapes
 from service.networks import NETWORKS
+from workers.training import export
 from workers.training.networks import ACTIVATIONS, build
 
 activation = st.sampled_from([None, *ACTIVATIONS])
@@ -53,6 +56,21 @@ def test_the_table_of_named_networks_tells_the_truth(name: str) -> None:
     meta = next(iter(get_model_weights(name))).meta
     assert NETWORKS[name].parameters == meta["num_params"]
     assert NETWORKS[name].giga_multiply_adds == round(meta["_ops"], 2)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "regnet_y_400mf", "shufflenet_v2_x0_5"],
+)
+def test_a_named_network_learns_a_step_and_its_export_answers_alike(name: str) -> None:
+    network = build(name, 64, 3)
+    network(torch.randn(2, 3, 64, 64)).square().mean().backward()
+    classifier = export.Classifier(network.eval())
+    program = load(export.export_program(classifier, 64), "cpu", 2)
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 64, 64, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        trained = classifier(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()).numpy()
+    assert export.certify(trained, program(pixels))["passed"]
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "squeezenet1_0", "shufflenet_v2_x0_5"])

@@ -4,6 +4,8 @@ import random
 import signal
 import time
 
+import psutil
+
 from tests.conftest import Fovea, colours_zip
 
 SPEC = {
@@ -80,6 +82,22 @@ def test_pause_resume_stop_and_cancel_do_what_they_say(shared: Fovea) -> None:
 def act(fovea: Fovea, job: str, action: str) -> None:
     answer = fovea.http.post(f"/v1/jobs/{job}:{action}")
     assert answer.status_code == 202, answer.text
+
+
+def test_a_job_whose_process_dies_three_times_without_progress_ends_failed_with_the_reason(fovea: Fovea) -> None:
+    fovea.start()
+    fovea.dataset(colours_zip(), "colours")
+    slow = {"network": "resnet50", "image_size": 160, "epochs": 1, "batch_size": 32, "precision": "fp32"}
+    job = fovea.train("m", "colours", slow)["id"]
+    for attempt in (1, 2, 3):
+        fovea.wait_for(job, lambda now, nth=attempt: now["status"] == "running" and now["attempt"] == nth)
+        (child,) = psutil.Process(fovea.processes["workers"].pid).children()
+        child.kill()
+    failed = fovea.wait(job)
+    assert (failed["status"], failed["error"]["code"], failed["attempt"]) == ("failed", "worker_died", 3)
+    assert "SIGKILL" in failed["error"]["message"]
+    # the worker itself is well
+    assert fovea.wait(fovea.train("m", "colours", {**SPEC, "epochs": 1})["id"])["status"] == "succeeded"
 
 
 def test_a_worker_told_to_go_writes_a_checkpoint_and_its_attempt_is_no_death(fovea: Fovea) -> None:

@@ -1,8 +1,8 @@
 """A training job from its row to a model version: the one place where data, training, checkpoints and registry meet.
 
 Checkpoints are written at epoch ends and, within long epochs, every `checkpoint_seconds`. Where epochs are so short
-that writing would cost more than WRITE_SHARE of the time, several epochs share one; their metrics land with it, at
-the latest after `checkpoint_seconds`.
+that writing would cost more than WRITE_SHARE of the time, several epochs share one, at the latest after
+`checkpoint_seconds`. Their metrics are shown meanwhile: an epoch that a later attempt trains again has the same ones.
 """
 
 import logging
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from sqlalchemy import delete, insert, select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 import service
@@ -124,7 +124,7 @@ class _Recorder:
 
     context: Context
     state: TrainState
-    pending: list[EpochResult] = field(default_factory=list)  # epochs whose metrics wait for a checkpoint
+    pending: list[EpochResult] = field(default_factory=list)  # epochs whose metrics are not written yet
     best_pending: bytes | None = None  # the best of them, when it is no longer the state
     started: float = field(default_factory=time.monotonic)
     written_at: float = field(default_factory=time.monotonic)
@@ -141,7 +141,7 @@ class _Recorder:
                 self._epoch(progress, must=asked is not None or progress.step == run.steps or progress.ended_early)
             elif asked or time.monotonic() - self.written_at >= self.context.settings.checkpoint_seconds:
                 self._checkpoint(progress)
-            elif time.monotonic() - self.told_at >= PROGRESS_SECONDS:
+            if time.monotonic() - self.told_at >= PROGRESS_SECONDS:
                 self._tell(progress)
             if asked in ("pause", "shutdown"):
                 raise Interrupted(asked)
@@ -170,7 +170,7 @@ class _Recorder:
         """One transaction: manifest, the epochs' metrics, the progress. All of it or nothing."""
         began = time.monotonic()
         database, hold = self.context.database, self.context.hold
-        last_is_best = bool(self.pending) and self.pending[-1].is_best and isinstance(progress, EpochResult)
+        last_is_best = isinstance(progress, EpochResult) and progress.is_best
         best = artifacts.write_chunks(database, self.best_pending) if self.best_pending else None
         last = artifacts.write_chunks(database, self.state.to_bytes())
         with database.write() as session:
@@ -180,8 +180,7 @@ class _Recorder:
                 artifacts.add_checkpoint(session, hold, best, epoch=epoch, step=progress.step, best=True)
             epoch = progress.epoch
             artifacts.add_checkpoint(session, hold, last, epoch=epoch, step=progress.step, best=last_is_best)
-            for result in self.pending:
-                _record_metrics(session, hold.job_id, result)
+            self._record_metrics(session)
             data = {"epoch": epoch, "step": progress.step, "bytes": last.bytes, "best": last_is_best}
             jobs.record_event(session, hold.job_id, "checkpoint", data)
         self.pending, self.best_pending = [], None
@@ -193,7 +192,22 @@ class _Recorder:
     def _tell(self, progress: StepProgress) -> None:
         with self.context.database.write() as session:
             jobs.fenced(session, self.context.hold, progress=_shape(progress), eta_seconds=self._eta(progress))
+            self._record_metrics(session)
+        self.pending = []
         self.told_at = time.monotonic()
+
+    def _record_metrics(self, session: Session) -> None:
+        """The metrics of epochs not yet written. One that an earlier attempt wrote stays: it is the same."""
+        job_id = self.context.hold.job_id
+        epochs = [result.epoch for result in self.pending]
+        known = set(session.scalars(select(Metric.epoch).where(Metric.job_id == job_id, Metric.epoch.in_(epochs))))
+        for result in self.pending:
+            if result.epoch in known:
+                continue
+            for name, value in result.metrics.items():
+                row = {"job_id": job_id, "name": name, "step": result.step, "epoch": result.epoch, "value": value}
+                session.execute(insert(Metric), {**row, "time": now()})
+            jobs.record_event(session, job_id, "metrics", {**_shape(result), **result.metrics})
 
     def _eta(self, progress: StepProgress) -> dict[str, float]:
         """Seconds left, from the speed of this attempt; wide while little has been seen."""
@@ -216,17 +230,6 @@ def _shape(progress: StepProgress) -> dict[str, Any]:
         "fraction": progress.step / progress.steps,
         "images_per_second": progress.images_per_second,
     }
-
-
-def _record_metrics(session: Session, job_id: str, result: EpochResult) -> None:
-    """Idempotent: an epoch that is trained again after a death writes the same rows."""
-    rows = [
-        {"job_id": job_id, "name": name, "step": result.step, "epoch": result.epoch, "value": value, "time": now()}
-        for name, value in result.metrics.items()
-    ]
-    session.execute(delete(Metric).where(Metric.job_id == job_id, Metric.step >= result.step))
-    session.execute(insert(Metric), rows)
-    jobs.record_event(session, job_id, "metrics", {**_shape(result), **result.metrics})
 
 
 # --- the result ------------------------------------------------------------------------------------------------------
@@ -299,12 +302,12 @@ def _card(
         "temperature": evaluation["calibration"]["temperature"],
         "weights_sha256": weights_sha256(network.state_dict()),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "dataset": version.id,
+        "dataset": job.dataset,
         "metrics": {"accuracy": evaluation["accuracy"]["value"], "best_epoch": state.counters.best_epoch},
         "certificate": certificate,
         "lineage": {
             "job": job.id,
-            "dataset": {"id": version.dataset_id, "version": version.number, "digest": version.digest},
+            "dataset": {"name": job.dataset, "id": version.dataset_id, "digest": version.digest},
             "archive_sha256": version.archive_sha256,
             "spec": job.spec,
             "seed": job.seed,

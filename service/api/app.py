@@ -17,6 +17,7 @@ import service
 from service import artifacts, keys
 from service.api import classify, datasets, health, jobs, models, problems
 from service.api import keys as key_routes
+from service.api.examples import PROBLEMS
 from service.db import Database
 from service.db.migrate import upgrade
 from service.db.tables import DatasetVersion
@@ -45,7 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.database = Database(settings.database)
     for module in (health, datasets, jobs, classify, models, key_routes):
-        app.include_router(module.router)
+        app.include_router(module.router, responses=PROBLEMS)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     problems.install(app)
     app.add_middleware(Edge, settings=settings)

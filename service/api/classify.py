@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from service import artifacts, images
 from service.api.bodies import media_type, stream
 from service.api.context import DatabaseDep, SettingsDep, require
+from service.api.examples import CLASSIFIED, answers
 from service.api.multipart import PartStart, parts
 from service.api.problems import from_validation
 from service.db import Database
@@ -64,7 +65,7 @@ class Upload:
 Decoded = images.Decoded | ServiceError
 
 
-@router.post("/{ref}/classify", openapi_extra=BODY)
+@router.post("/{ref}/classify", openapi_extra=BODY, responses=answers(CLASSIFIED))
 async def classify(
     ref: str,
     request: Request,

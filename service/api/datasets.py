@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from service.api import shapes
 from service.api.bodies import Received, archive, media_type
 from service.api.context import Answer, DatabaseDep, Once, OnceDep, Reading, SettingsDep, require
+from service.api.examples import DATASET, ITEM, PUSHED, VERSION, answers, listed
 from service.api.paging import PageDep
 from service.api.problems import from_validation
 from service.datasets import versions
@@ -51,7 +52,7 @@ class NewDataset(Strict):
     name: Name
 
 
-@router.post("", status_code=202, dependencies=[writes], openapi_extra=ZIP_BODY)
+@router.post("", status_code=202, dependencies=[writes], openapi_extra=ZIP_BODY, responses=answers(PUSHED, 202))
 async def create(
     request: Request,
     db: DatabaseDep,
@@ -71,7 +72,13 @@ async def create(
     return await _import(request, settings, db, once, make)
 
 
-@router.post("/{dataset}/versions", status_code=202, dependencies=[writes], openapi_extra=ZIP_BODY)
+@router.post(
+    "/{dataset}/versions",
+    status_code=202,
+    dependencies=[writes],
+    openapi_extra=ZIP_BODY,
+    responses=answers(PUSHED, 202),
+)
 async def add_version(
     dataset: str,
     request: Request,
@@ -138,12 +145,12 @@ def _create_empty(db: Database, once: Once, body: bytes) -> JSONResponse:
     return answer.response()
 
 
-@router.get("")
+@router.get("", responses=listed(DATASET))
 def list_datasets(session: Reading, page: PageDep) -> dict[str, Any]:
     return page.read(session, select(Dataset), Dataset.id, lambda row: _shape(session, row), newest_first=True)
 
 
-@router.get("/{dataset}")
+@router.get("/{dataset}", responses=answers(DATASET))
 def show(dataset: str, session: Reading) -> dict[str, Any]:
     return _shape(session, versions.find_dataset(session, dataset))
 
@@ -163,13 +170,13 @@ def delete(dataset: str, db: DatabaseDep, settings: SettingsDep) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/{dataset}/versions")
+@router.get("/{dataset}/versions", responses=listed(VERSION))
 def list_versions(dataset: str, session: Reading, page: PageDep) -> dict[str, Any]:
     mine = select(DatasetVersion).where(DatasetVersion.dataset_id == versions.find_dataset(session, dataset).id)
     return page.read(session, mine, DatasetVersion.number, shapes.dataset_version, newest_first=True)
 
 
-@router.get("/{dataset}/versions/{number}")
+@router.get("/{dataset}/versions/{number}", responses=answers(VERSION))
 def show_version(dataset: str, number: int, session: Reading) -> dict[str, Any]:
     return shapes.dataset_version(_version(session, dataset, number))
 
@@ -178,7 +185,7 @@ def _version(session: Session, dataset: str, number: int) -> DatasetVersion:
     return versions.find_version(session, versions.find_dataset(session, dataset), min(number, 2**31))
 
 
-@router.get("/{dataset}/versions/{number}/items")
+@router.get("/{dataset}/versions/{number}/items", responses=listed(ITEM))
 def items(
     dataset: str,
     number: int,
@@ -197,7 +204,7 @@ def items(
 TYPES = {b"\xff\xd8": "image/jpeg", b"\x89P": "image/png", b"RI": "image/webp", b"GI": "image/gif", b"BM": "image/bmp"}
 
 
-@router.get("/{dataset}/versions/{number}/items/{image}")
+@router.get("/{dataset}/versions/{number}/items/{image}", response_class=Response)
 def picture(dataset: str, number: int, image: str, session: Reading, settings: SettingsDep) -> Response:
     """The picture as it was uploaded, as an attachment that no browser runs."""
     version = _version(session, dataset, number)

@@ -10,6 +10,7 @@ from sqlalchemy import func, select, text
 
 import service
 from service.api.context import DatabaseDep, Reading, SettingsDep, require
+from service.api.examples import INFO, READY, answers
 from service.db import Database
 from service.db.tables import Job, ModelVersion
 from service.settings import Settings
@@ -22,7 +23,7 @@ async def livez() -> str:
     return "ok"
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses=answers(READY))
 def readyz(db: DatabaseDep, settings: SettingsDep) -> JSONResponse:
     """200 when requests can be served, else 503 naming what is not ready."""
     checks = {"database": _database_ready(db), "disk": _disk_ready(settings)}
@@ -30,7 +31,7 @@ def readyz(db: DatabaseDep, settings: SettingsDep) -> JSONResponse:
     return JSONResponse({"ready": ready, "checks": checks}, 200 if ready else 503)
 
 
-@router.get("/metrics", dependencies=[Depends(require())])
+@router.get("/metrics", response_class=PlainTextResponse, dependencies=[Depends(require())])
 def metrics(session: Reading) -> PlainTextResponse:
     """Prometheus text: jobs by status, model versions."""
     registry = CollectorRegistry()
@@ -44,7 +45,7 @@ def metrics(session: Reading) -> PlainTextResponse:
     return PlainTextResponse(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/v1/info", dependencies=[Depends(require())])
+@router.get("/v1/info", dependencies=[Depends(require())], responses=answers(INFO))
 def info(settings: SettingsDep, db: DatabaseDep) -> dict[str, Any]:
     """Version, database and limits."""
     names = (

@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from service import jobs
 from service.api import shapes
 from service.api.context import Answer, BodySha256, DatabaseDep, OnceDep, Reading, SettingsDep, Writing, require
+from service.api.examples import CHECKPOINT, DRY_RUN, EVENT, JOB, METRICS, answers, listed
 from service.api.paging import PageDep
 from service.datasets import versions
 from service.db import Database
@@ -28,7 +29,9 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(requi
 POLL_SECONDS = 0.25
 
 
-@router.post("", status_code=202, dependencies=[Depends(require("train"))])
+@router.post(
+    "", status_code=202, dependencies=[Depends(require("train"))], responses=answers(JOB, 202) | answers(DRY_RUN)
+)
 def submit(
     body: TrainRequest,
     session: Writing,
@@ -45,7 +48,15 @@ def submit(
 
 def _create(session: Session, body: TrainRequest, settings: Settings) -> Answer:
     version_id, resolved = _resolved(session, body, settings)
-    job = jobs.submit(session, "train", spec=resolved["spec"], seed=body.seed, version_id=version_id, model=body.model)
+    job = jobs.submit(
+        session,
+        "train",
+        spec=resolved["spec"],
+        seed=body.seed,
+        version_id=version_id,
+        dataset=resolved["dataset"],
+        model=body.model,
+    )
     return Answer(202, shapes.job(job), {"Location": f"/v1/jobs/{job.id}"})
 
 
@@ -56,14 +67,14 @@ def _resolved(session: Session, body: TrainRequest, settings: Settings) -> tuple
     needed = cost(TrainSpec.model_validate(spec), facts.classes)
     return version.id, {
         "spec": spec,
-        "dataset": version.id,
+        "dataset": versions.reference(session, version),
         "parameters": needed.parameters,
         "multiply_adds": needed.multiply_adds,
         "memory_bytes": needed.memory_bytes,
     }
 
 
-@router.get("")
+@router.get("", responses=listed(JOB))
 def list_jobs(
     session: Reading,
     page: PageDep,
@@ -78,7 +89,7 @@ def list_jobs(
     return page.read(session, query, Job.id, shapes.job, newest_first=True)
 
 
-@router.get("/{job_id}")
+@router.get("/{job_id}", responses=answers(JOB))
 async def show(
     job_id: str,
     db: DatabaseDep,
@@ -101,13 +112,15 @@ def _show(db: Database, job_id: str) -> dict[str, Any]:
 ACTIONS = {"cancel": jobs.cancel, "stop": jobs.stop, "pause": jobs.pause, "resume": jobs.resume}
 
 
-@router.post("/{job_id}:{action}", status_code=202, dependencies=[Depends(require("train"))])
+@router.post(
+    "/{job_id}:{action}", status_code=202, dependencies=[Depends(require("train"))], responses=answers(JOB, 202)
+)
 def act(job_id: str, action: Literal["cancel", "stop", "pause", "resume"], session: Writing) -> JSONResponse:
     """`stop` ends now and keeps the best, `cancel` throws away; `pause` and `resume` lose nothing."""
     return JSONResponse(shapes.job(ACTIONS[action](session, job_id)), 202)
 
 
-@router.get("/{job_id}/events")
+@router.get("/{job_id}/events", responses=listed(EVENT))
 def events(
     job_id: str,
     session: Reading,
@@ -147,7 +160,7 @@ def _events_after(db: Database, job_id: str, after: int) -> tuple[list[Event], b
         return list(session.scalars(query)), ended
 
 
-@router.get("/{job_id}/metrics")
+@router.get("/{job_id}/metrics", responses=answers(METRICS))
 def metrics(
     job_id: str,
     session: Reading,
@@ -172,7 +185,7 @@ def _thin(points: list[Any], most: int) -> list[Any]:
     return [points[round(k * last / (most - 1))] for k in range(most)]
 
 
-@router.get("/{job_id}/checkpoints")
+@router.get("/{job_id}/checkpoints", responses=listed(CHECKPOINT))
 def checkpoints(job_id: str, session: Reading) -> dict[str, Any]:
     """The checkpoints kept: the last and the best. A finished job keeps none; its model version is the result."""
     jobs.get(session, job_id)

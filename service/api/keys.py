@@ -10,6 +10,7 @@ from sqlalchemy import select
 from service import keys
 from service.api import shapes
 from service.api.context import Reading, Writing, require
+from service.api.examples import API_KEY, NEW_KEY, answers, listed
 from service.api.paging import PageDep
 from service.db.tables import ApiKey
 from service.layers import Strict
@@ -22,14 +23,14 @@ class NewKey(Strict):
     scopes: Annotated[list[Literal["predict", "data", "train", "admin"]], Field(min_length=1, max_length=4)]
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, responses=answers(NEW_KEY, 201))
 def create(body: NewKey, session: Writing) -> JSONResponse:
     """A new key. Its text is in this answer and nowhere else; never stored for a repeated request either."""
     row, key = keys.create(session, body.name, list(body.scopes))
     return JSONResponse({**shapes.api_key(row), "key": key}, 201, {"Location": f"/v1/keys/{row.id}"})
 
 
-@router.get("")
+@router.get("", responses=listed(API_KEY))
 def list_keys(session: Reading, page: PageDep) -> dict[str, Any]:
     return page.read(session, select(ApiKey), ApiKey.id, shapes.api_key)
 

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from service import artifacts
 from service.api import shapes
 from service.api.context import Reading, require
+from service.api.examples import EVALUATION, MODEL, MODEL_VERSION, NETWORK, answers, listed
 from service.api.paging import PageDep
 from service.db.tables import Model, ModelVersion
 from service.errors import NotFound
@@ -17,7 +18,7 @@ from service.networks import NETWORKS
 router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(require("predict", "train"))])
 
 
-@router.get("/networks")
+@router.get("/networks", responses=listed(NETWORK))
 def list_networks() -> dict[str, Any]:
     """The named networks, with parameters (1000 classes) and multiply-adds (224 px). `classic` is the textbook one."""
     data: list[dict[str, Any]] = [{"name": "classic", "smallest_image_size": 8}]
@@ -34,17 +35,17 @@ def list_networks() -> dict[str, Any]:
     return {"object": "list", "data": data, "has_more": False, "next": None}
 
 
-@router.get("/models")
+@router.get("/models", responses=listed(MODEL))
 def list_models(session: Reading, page: PageDep) -> dict[str, Any]:
     return page.read(session, select(Model), Model.id, lambda row: _shape(session, row), newest_first=True)
 
 
-@router.get("/models/{model}")
+@router.get("/models/{model}", responses=answers(MODEL))
 def show(model: str, session: Reading) -> dict[str, Any]:
     return _shape(session, _find(session, model))
 
 
-@router.get("/models/{model}/versions")
+@router.get("/models/{model}/versions", responses=listed(MODEL_VERSION))
 def list_versions(model: str, session: Reading, page: PageDep) -> dict[str, Any]:
     row = _find(session, model)
     query = select(ModelVersion).where(ModelVersion.model_id == row.id)
@@ -55,13 +56,13 @@ def list_versions(model: str, session: Reading, page: PageDep) -> dict[str, Any]
     return page.read(session, query, ModelVersion.number, shape, newest_first=True)
 
 
-@router.get("/models/{model}/versions/{number}")
+@router.get("/models/{model}/versions/{number}", responses=answers(MODEL_VERSION))
 def show_version(model: str, number: int, session: Reading) -> dict[str, Any]:
     row, version = artifacts.find_version(session, f"{_find(session, model).name}:{abs(number)}")
     return shapes.model_version(row.name, version)
 
 
-@router.get("/models/{ref}/evaluation")
+@router.get("/models/{ref}/evaluation", responses=answers(EVALUATION))
 def evaluation(ref: str, session: Reading) -> dict[str, Any]:
     """Quality on the test split, which no decision of the training has seen."""
     return artifacts.find_version(session, ref)[1].evaluation

@@ -22,7 +22,7 @@ def job(row: Job) -> dict[str, Any]:
         "seed": row.seed,
         "device": row.device,
         "plan": row.plan,
-        "dataset": row.version_id,
+        "dataset": row.dataset,
         "model": row.model,
         "result": row.result,
         "error": row.error,

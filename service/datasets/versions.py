@@ -45,7 +45,9 @@ def add_version(session: Session, dataset: Dataset, sha256: str, size_bytes: int
     )
     session.add(version)
     session.flush()
-    return version, jobs.submit(session, "import", spec={}, version_id=version.id)
+    return version, jobs.submit(
+        session, "import", spec={}, version_id=version.id, dataset=f"{dataset.name}@{version.number}"
+    )
 
 
 def find_dataset(session: Session, name_or_id: str) -> Dataset:
@@ -86,6 +88,11 @@ def find_ready(session: Session, ref: str) -> DatasetVersion:
             hint="wait for its import job" if version.status == "importing" else "read the import job's error",
         )
     return version
+
+
+def reference(session: Session, version: DatasetVersion) -> str:
+    """How people call it: flowers@2."""
+    return f"{session.get_one(Dataset, version.dataset_id).name}@{version.number}"
 
 
 def facts(version: DatasetVersion) -> DatasetFacts:

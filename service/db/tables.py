@@ -142,6 +142,7 @@ class Job(Base):
     worker: Mapped[Json | None]  # machine, pid and start time of the supervisor that holds it
     lease_expires_at: Mapped[float | None]
     version_id: Mapped[str | None] = mapped_column(ForeignKey("dataset_versions.id"))
+    dataset: Mapped[str | None]  # how people call the version: flowers@1
     model: Mapped[str | None]
     seed: Mapped[int]
     spec: Mapped[Json]

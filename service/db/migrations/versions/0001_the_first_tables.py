@@ -128,6 +128,7 @@ def upgrade() -> None:
         sa.Column("worker", sa.JSON(), nullable=True),
         sa.Column("lease_expires_at", sa.Float(precision=53), nullable=True),
         sa.Column("version_id", sa.String(), nullable=True),
+        sa.Column("dataset", sa.String(), nullable=True),
         sa.Column("model", sa.String(), nullable=True),
         sa.Column("seed", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("spec", sa.JSON(), nullable=False),

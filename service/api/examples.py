@@ -1,0 +1,191 @@
+"""What each route answers, as examples in /openapi.json. A test holds their fields against real answers."""
+
+from typing import Any
+
+TIME = "2026-01-31T09:30:00.000Z"
+
+PROBLEM = {
+    "type": "/problems/unknown_field",
+    "title": "Unprocessable Content",
+    "status": 422,
+    "detail": "/spec/netwrok: Extra inputs are not permitted",
+    "code": "unknown_field",
+    "param": "/spec/netwrok",
+    "hint": "/docs shows what is accepted",
+    "request_id": "req_06b2c9a1",
+}
+SPEC = {
+    "network": "classic",
+    "image_size": 64,
+    "initial_weights": None,
+    "epochs": 20,
+    "batch_size": 64,
+    "precision": "auto",
+    "optimizer": {"name": "adam", "lr": 0.001, "weight_decay": 0.0, "momentum": 0.9},
+    "schedule": {"name": "cosine", "warmup": 0.0},
+    "loss": {"name": "cross_entropy", "label_smoothing": 0.0, "class_weights": None},
+    "augment": {
+        "horizontal_flip": True,
+        "vertical_flip": False,
+        "crop": 0.1,
+        "brightness": 0.1,
+        "contrast": 0.1,
+        "saturation": 0.1,
+    },
+    "early_stopping": None,
+}
+JOB = {
+    "object": "job",
+    "id": "job_06b2c9a1",
+    "type": "train",
+    "status": "running",
+    "is_terminal": False,
+    "stop_reason": None,
+    "attempt": 1,
+    "progress": {"epoch": 3, "epochs": 20, "step": 96, "steps": 640, "fraction": 0.15, "images_per_second": 1340.2},
+    "eta_seconds": {"p10": 24.1, "p50": 26.0, "p90": 30.4},
+    "spec": SPEC,
+    "seed": 7,
+    "device": "cpu",
+    "plan": {"precision": "fp32", "channels_last": True, "seconds": {"fp32": 0.07, "fp32_channels_last": 0.05}},
+    "dataset": "flowers@1",
+    "model": "flowers",
+    "result": None,
+    "error": None,
+    "created_at": TIME,
+    "started_at": TIME,
+    "finished_at": None,
+}
+IMPORT_JOB = {**JOB, "type": "import", "spec": {}, "plan": None, "model": None, "status": "queued", "attempt": 0}
+DATASET = {"object": "dataset", "id": "ds_06b2c9a1", "name": "flowers", "versions": 1, "created_at": TIME}
+PUSHED = {"id": "ds_06b2c9a1", "name": "flowers", "version": 1, "job": IMPORT_JOB}
+REPORT = {
+    "accepted": 180,
+    "rejected": [{"path": "rose/07.jpg", "code": "image_truncated", "message": "The JPEG picture ends …", "hint": "…"}],
+    "skipped": [{"path": "notes.txt", "code": "not_a_picture"}],
+    "duplicates": [],
+    "near_duplicates": [],
+    "leaks": [],
+    "warnings": [{"code": "rejected", "message": "1 pictures were left out", "hint": "see `rejected` …"}],
+}
+VERSION = {
+    "object": "dataset_version",
+    "id": "dv_06b2c9a1",
+    "dataset": "ds_06b2c9a1",
+    "number": 1,
+    "digest": "9f2c…",
+    "status": "ready",
+    "classes": [{"name": "rose", "count": 90}, {"name": "tulip", "count": 90}],
+    "splits": {"train": 126, "val": 27, "test": 27},
+    "image_count": 180,
+    "bytes": 5242880,
+    "report": REPORT,
+    "created_at": TIME,
+}
+ITEM = {
+    "image": "5e88…",
+    "path": "rose/01.jpg",
+    "label": "rose",
+    "split": "train",
+    "width": 640,
+    "height": 480,
+    "flags": [],
+}
+EVENT = {"id": "evt_12", "type": "status", "time": TIME, "data": {"status": "running", "attempt": 1}}
+CHECKPOINT = {
+    "id": "blob_06b2c9a1",
+    "attempt": 1,
+    "epoch": 3,
+    "step": 96,
+    "is_last": True,
+    "is_best": True,
+    "created_at": TIME,
+}
+METRICS = {"series": [{"name": "val/accuracy", "points": [[32, 1, 0.71, TIME], [64, 2, 0.83, TIME]]}]}
+MODEL = {"object": "model", "id": "model_06b2c9a1", "name": "flowers", "newest_version": 1, "created_at": TIME}
+CERTIFICATE = {
+    "engine": "torch.export fp32",
+    "n": 27,
+    "top1_equal": 27,
+    "max_probability_difference": 2.4e-07,
+    "tolerance": 0.0001,
+    "passed": True,
+}
+MODEL_VERSION = {
+    "object": "model_version",
+    "id": "mv_06b2c9a1",
+    "model": "flowers",
+    "version": 1,
+    "created_at": TIME,
+    "job": "job_06b2c9a1",
+    "weights_sha256": "c0ffee…",
+    "parameters": 4288066,
+    "dataset": "flowers@1",
+    "classes": ["rose", "tulip"],
+    "image_size": 64,
+    "metrics": {"accuracy": 0.963, "best_epoch": 18},
+    "certificate": CERTIFICATE,
+    "lineage": {"job": "job_06b2c9a1", "seed": 7, "spec": SPEC, "code": {"fovea": "0.1.0"}},
+    "resize": {"mode": "squash", "filter": "bilinear", "antialias": True},
+}
+EVALUATION = {
+    "split": "test",
+    "n": 27,
+    "accuracy": {"value": 0.963, "low": 0.817, "high": 0.993},
+    "per_class": [{"label": "rose", "precision": 0.93, "recall": 1.0, "f1": 0.966, "support": 14}],
+    "confusion_matrix": {"labels": ["rose", "tulip"], "counts": [[14, 0], [1, 12]]},
+    "calibration": {"ece_before": 0.041, "ece_after": 0.018, "temperature": 1.31},
+    "mistakes": [{"image": "5e88…", "label": "tulip", "predicted": "rose", "probability": 0.71}],
+}
+CLASSIFIED = {
+    "id": "pred_06b2c9a1",
+    "model": {"name": "flowers", "version": 1, "weights_sha256": "c0ffee…"},
+    "results": [
+        {
+            "filename": "a.jpg",
+            "label": "rose",
+            "probability": 0.97,
+            "predictions": [{"label": "rose", "probability": 0.97}, {"label": "tulip", "probability": 0.03}],
+            "error": None,
+        }
+    ],
+    "timing_ms": {"decode": 0.4, "queue": 0.1, "model": 3.9, "total": 4.6},
+}
+API_KEY = {
+    "object": "api_key",
+    "id": "key_06b2c9a1",
+    "name": "shop",
+    "prefix": "fov_a1b2",
+    "scopes": ["predict"],
+    "created_at": TIME,
+    "revoked_at": None,
+}
+NEW_KEY = {**API_KEY, "key": "fov_…"}
+READY = {"ready": True, "checks": {"database": "ok", "disk": "ok"}}
+INFO = {"version": "0.1.0", "database": "sqlite", "device": "auto", "limits": {"max_upload_bytes": 2147483648}}
+NETWORK = {"name": "resnet18", "parameters": 11689512, "multiply_adds": 1810000000, "smallest_image_size": 32}
+DRY_RUN = {
+    "spec": SPEC,
+    "dataset": "dv_06b2c9a1",
+    "parameters": 4288066,
+    "multiply_adds": 45,
+    "memory_bytes": 301989888,
+}
+
+
+def answers(example: Any, status: int = 200) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that answers with such JSON."""
+    return {status: {"content": {"application/json": {"example": example}}}}
+
+
+def listed(example: Any) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that answers with a page of them."""
+    return answers({"object": "list", "data": [example], "has_more": False, "next": None})
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "4XX": {
+        "description": "What is wrong, with a code, where, and what to do (RFC 9457)",
+        "content": {"application/problem+json": {"example": PROBLEM}},
+    }
+}

@@ -1,0 +1,49 @@
+"""What only a GPU can show. Skipped without one."""
+
+import numpy as np
+import pytest
+import torch
+
+from service.spec import DatasetFacts, TrainSpec, resolve
+from workers.training import precision
+from workers.training.data import Split
+from workers.training.loop import EpochResult, Run, train
+from workers.training.networks import build
+from workers.training.state import prepare, start, weights_sha256
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+SIDE, CLASSES, COUNT = 32, 3, 300
+
+
+def pictures() -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    labels = np.arange(COUNT) % CLASSES
+    packed = random.integers(0, 120, (COUNT, SIDE, SIDE, 3), dtype=np.uint8)
+    packed[np.arange(COUNT), :, :, labels] += 100
+    return packed, labels
+
+
+def trained(wanted: str) -> tuple[str, float]:
+    prepare("cuda", 2)
+    packed, labels = pictures()
+    rows = np.arange(COUNT)
+    spec = resolve(
+        TrainSpec.model_validate({"network": "classic", "epochs": 3, "image_size": SIDE, "batch_size": 32}),
+        DatasetFacts(COUNT, CLASSES, SIDE, grey=False),
+    )
+    plan = precision.choose(build("classic", SIDE, CLASSES).to("cuda"), SIDE, 32, wanted, "cuda")
+    state = start(spec, CLASSES, 0, "cuda", {**plan, "precision": wanted})
+    split = Split.of(packed, rows, labels, "cuda")
+    assert split.on_device is not None
+    results = list(train(state, Run(split, split, spec, {**plan, "precision": wanted}, 0)))
+    last = results[-1]
+    assert isinstance(last, EpochResult)
+    return weights_sha256(state.network.state_dict()), last.metrics["val/accuracy"]
+
+
+@pytest.mark.parametrize("wanted", ["fp32", "bf16", "fp16"])
+def test_every_precision_learns_and_repeats_itself_to_the_bit(wanted: str) -> None:
+    first, accuracy = trained(wanted)
+    assert accuracy > 0.9
+    assert trained(wanted)[0] == first
