@@ -22,6 +22,8 @@ from service.errors import InvalidValue
 
 Activation = Literal["relu", "relu6", "leaky_relu", "sigmoid", "tanh", "gelu", "silu", "hardswish"]
 
+SPATIAL = ("conv", "depthwise_conv", "residual", "max_pool", "avg_pool", "global_avg_pool")
+
 Filters = Annotated[int, Field(ge=1, le=4096)]
 Units = Annotated[int, Field(ge=1, le=65536)]
 Side = Annotated[int, Field(ge=1, le=31)]
@@ -48,6 +50,31 @@ class Conv(Strict):
         return self.kernel // 2 if self.padding == "same" else self.padding
 
 
+class DepthwiseConv(Strict):
+    """A convolution of each channel by itself; then batch normalisation if asked for, then the activation."""
+
+    kernel: Side = 3
+    stride: Side = 1
+    padding: Annotated[int, Field(ge=0, le=15)] | Literal["same"] = Field("same", description="'same' is kernel // 2")
+    multiplier: Annotated[int, Field(ge=1, le=16)] = Field(1, description="filters of each channel")
+    batch_norm: bool = False
+    activation: Activation | None = None
+
+    @property
+    def padding_px(self) -> int:
+        return self.kernel // 2 if self.padding == "same" else self.padding
+
+
+class Residual(Strict):
+    """Layers whose input is added to their output (He et al. 2016), then the activation.
+
+    Where the shapes differ, the input goes through a 1x1 convolution with the stride that makes them equal.
+    """
+
+    layers: "list[Layer]" = Field(min_length=1, max_length=20)
+    activation: Activation | None = None
+
+
 class Pool(Strict):
     size: Side = 2
     stride: Side | None = Field(None, description="size when left out")
@@ -71,6 +98,8 @@ class Layer(Strict):
     """One layer, written as an object with one key: `{"conv": {"filters": 32}}`, `{"max_pool": 2}`."""
 
     conv: Conv | None = None
+    depthwise_conv: DepthwiseConv | None = None
+    residual: Residual | None = None
     max_pool: Pool | Side | None = None
     avg_pool: Pool | Side | None = None
     batch_norm: Empty | None = None
@@ -110,6 +139,16 @@ class LayersNetwork(Strict):
     layers: list[Layer] = Field(min_length=1, max_length=200)
 
 
+def takes_any_size(network: LayersNetwork) -> bool:
+    """Do its weights fit pictures of every size? Only when everything is pooled away before the first dense layer."""
+    for layer in network.layers:
+        if layer.global_avg_pool is not None:
+            return True
+        if layer.flatten is not None or layer.dense is not None:
+            return False
+    return False
+
+
 @dataclass(frozen=True)
 class LayerShape:
     """What one layer makes of one picture. `out` is (channels, height, width), or (features,) once flat."""
@@ -118,10 +157,11 @@ class LayerShape:
     out: tuple[int, ...]
     parameters: int
     multiply_adds: int
+    inner: int = 0  # activations of the layers within
 
     @property
     def activations(self) -> int:
-        return prod(self.out)
+        return prod(self.out) + self.inner
 
 
 def shapes(network: LayersNetwork, image_size: int, classes: int) -> list[LayerShape]:
@@ -143,7 +183,7 @@ def _shapes(network: LayersNetwork, image_size: int, classes: int) -> Iterator[L
 
 def _after(layer: Layer, shape: tuple[int, ...], param: str) -> LayerShape:
     kind = layer.kind
-    if kind in ("conv", "max_pool", "avg_pool", "global_avg_pool") and len(shape) != 3:
+    if kind in SPATIAL and len(shape) != 3:
         raise InvalidValue(
             "impossible_shape",
             f"{kind} needs a picture, but the layer before it is flat with {shape[0]} features",
@@ -152,6 +192,10 @@ def _after(layer: Layer, shape: tuple[int, ...], param: str) -> LayerShape:
         )
     if layer.conv is not None:
         return _conv(layer.conv, shape, param)
+    if layer.depthwise_conv is not None:
+        return _depthwise(layer.depthwise_conv, shape, param)
+    if layer.residual is not None:
+        return _residual(layer.residual, shape, param)
     if kind in ("max_pool", "avg_pool"):
         size, stride = layer.pool.size, layer.pool.stride or layer.pool.size
         return LayerShape(kind, (shape[0], *_slide(shape, size, stride, 0, param)), 0, 0)
@@ -169,6 +213,47 @@ def _conv(conv: Conv, shape: tuple[int, ...], param: str) -> LayerShape:
     weights = shape[0] * conv.filters * conv.kernel**2
     parameters = weights + (2 * conv.filters if conv.batch_norm else conv.filters)  # a bias only without batch_norm
     return LayerShape("conv", (conv.filters, height, width), parameters, weights * height * width)
+
+
+def _depthwise(conv: DepthwiseConv, shape: tuple[int, ...], param: str) -> LayerShape:
+    height, width = _slide(shape, conv.kernel, conv.stride, conv.padding_px, param)
+    filters = shape[0] * conv.multiplier
+    weights = filters * conv.kernel**2
+    parameters = weights + (2 * filters if conv.batch_norm else filters)
+    return LayerShape("depthwise_conv", (filters, height, width), parameters, weights * height * width)
+
+
+def _residual(residual: Residual, shape: tuple[int, ...], param: str) -> LayerShape:
+    rows: list[LayerShape] = []
+    out = shape
+    for index, layer in enumerate(residual.layers):
+        rows.append(_after(layer, out, f"{param}/layers/{index}/{layer.kind}"))
+        out = rows[-1].out
+    if out != shape:
+        shortcut_stride(shape, out, param)
+        weights = shape[0] * out[0]
+        rows.append(LayerShape("shortcut", out, weights + out[0], weights * out[1] * out[2]))
+    return LayerShape(
+        "residual",
+        out,
+        sum(row.parameters for row in rows),
+        sum(row.multiply_adds for row in rows),
+        inner=sum(row.activations for row in rows),
+    )
+
+
+def shortcut_stride(before: tuple[int, ...], after: tuple[int, ...], param: str = "/spec/network") -> int:
+    """The stride of the 1x1 convolution that gives a residual block's input the shape of its output."""
+    if len(after) == 3:
+        for stride in range(1, 32):
+            if all((side - 1) // stride + 1 == wanted for side, wanted in zip(before[1:], after[1:], strict=True)):
+                return stride
+    raise InvalidValue(
+        "impossible_shape",
+        f"no shortcut leads from {'x'.join(map(str, before))} to {'x'.join(map(str, after))}",
+        hint="within a residual block keep pictures pictures, and pad so that only strides make them smaller",
+        param=param,
+    )
 
 
 def _dense(kind: str, units: int, shape: tuple[int, ...], batch_norm: bool) -> LayerShape:

@@ -11,7 +11,7 @@ import psutil
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
 from service.errors import InvalidValue
-from service.layers import CLASSIC, LayersNetwork, Strict, shapes
+from service.layers import CLASSIC, LayersNetwork, Strict, shapes, takes_any_size
 from service.networks import NETWORKS
 
 Auto = Literal["auto"]
@@ -30,10 +30,19 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Optimizer(Strict):
-    name: Literal["adam", "adamw", "sgd"] = "adam"
+    """`muon` orthogonalises the momentum of weight matrices and filters (Jordan et al. 2024); the rest gets adamw."""
+
+    name: Literal["adam", "adamw", "sgd", "muon"] = "adam"
     lr: Auto | Annotated[float, Field(gt=0, le=10)] = Field("auto", description="peak learning rate")
     weight_decay: float = Field(0.0, ge=0, le=1, description="not applied to norms and biases")
-    momentum: float = Field(0.9, ge=0, lt=1, description="sgd only (Nesterov)")
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd and muon (Nesterov)")
+    norm_bias_rate: float = Field(1.0, gt=0, le=100, description="times lr, for the biases of normalisation layers")
+    clip_norm: float | None = Field(None, gt=0, le=1e6, description="longest gradient; longer ones are scaled down")
+    accumulate: int = Field(1, ge=1, le=256, description="parts a batch is taken in, for less memory")
+
+
+RATES = {"adam": 1e-3, "adamw": 1e-3, "sgd": 0.05, "muon": 0.02}
+"""Peak learning rates that suit these networks with batches of 16 to 128."""
 
 
 class Schedule(Strict):
@@ -44,7 +53,8 @@ class Schedule(Strict):
 
 
 class Loss(Strict):
-    name: Literal["cross_entropy"] = "cross_entropy"
+    name: Literal["cross_entropy", "focal"] = "cross_entropy"
+    gamma: float = Field(2.0, ge=0, le=10, description="focal only: how much sure answers are passed over")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     class_weights: Literal["balanced"] | list[Annotated[float, Field(gt=0, le=1e6)]] | None = Field(
         None, description="'balanced' weighs by inverse frequency; a list gives one weight per class, in class order"
@@ -54,12 +64,32 @@ class Loss(Strict):
 class Augment(Strict):
     """Random changes of a training picture, drawn anew each epoch."""
 
-    horizontal_flip: bool = False
+    horizontal_flip: bool | Literal["alternating"] = Field(
+        False, description="'alternating': a coin per picture decides the first epoch, every further one inverts it"
+    )
     vertical_flip: bool = False
     crop: Probability = Field(0.0, le=0.5, description="largest shift, as a share of the side; edges are replicated")
     brightness: Probability = 0.0
     contrast: Probability = 0.0
     saturation: Probability = 0.0
+    rotate: float = Field(0.0, ge=0, le=180, description="largest turn, in degrees")
+    zoom: Probability = Field(0.0, le=0.5, description="largest change of scale, as a share")
+    erase: Probability = Field(0.0, le=0.5, description="largest erased square, as a share of the area")
+    mixup: float = Field(0.0, ge=0, le=4, description="alpha of the Beta distribution of mixing weights; 0 is off")
+    cutmix: float = Field(0.0, ge=0, le=4, description="alpha, likewise; with both, a coin decides for each batch")
+
+
+class Ema(Strict):
+    """The weights that are judged and served are an exponential moving average of those that are trained."""
+
+    decay: float = Field(0.99, gt=0, lt=1, description="per step; smaller in the first steps")
+
+
+class Progressive(Strict):
+    """Smaller pictures first: from `start` times image_size, growing evenly, whole from the share `until` on."""
+
+    start: float = Field(0.5, ge=0.25, lt=1)
+    until: float = Field(0.7, gt=0, le=1)
 
 
 class EarlyStopping(Strict):
@@ -94,6 +124,11 @@ class TrainSpec(Strict):
     schedule: Schedule = Schedule()
     loss: Loss = Loss()
     augment: Auto | Augment | None = "auto"
+    ema: Auto | Ema | None = Field("auto", description="'auto' decides by the number of steps")
+    progressive: Progressive | None = Field(None, description="for networks that take pictures of any size")
+    test_time_augmentation: Literal["flip"] | None = Field(
+        None, description="'flip': the model answers with the mean over a picture and its mirror image"
+    )
     early_stopping: EarlyStopping | None = None
 
 
@@ -127,13 +162,17 @@ def resolve(spec: TrainSpec, facts: DatasetFacts, memory_bytes: int | None = Non
     epochs = spec.epochs if spec.epochs != "auto" else min(max(50_000 // max(facts.train_count, 1), 10), 40)
     optimizer = spec.optimizer
     if optimizer.lr == "auto":
-        optimizer = optimizer.model_copy(update={"lr": 0.05 if optimizer.name == "sgd" else 1e-3})
+        optimizer = optimizer.model_copy(update={"lr": RATES[optimizer.name]})
     augment = spec.augment
     if augment == "auto":  # mirroring changes the meaning of digits and letters, seldom that of photographs
         augment = Augment(crop=0.1, brightness=0.1, contrast=0.1, horizontal_flip=not facts.grey)
     _check_loss(spec.loss, facts.classes)
-    changes = {"image_size": size, "network": network, "batch_size": batch, "epochs": epochs}
+    ema = spec.ema
+    if ema == "auto":  # an average over few steps would lag behind
+        ema = Ema() if epochs * facts.train_count // batch >= 1000 else None
+    changes = {"image_size": size, "network": network, "batch_size": batch, "epochs": epochs, "ema": ema}
     resolved = spec.model_copy(update={**changes, "optimizer": optimizer, "augment": augment})
+    _check_progressive(resolved, facts.classes)
     _check_cost(resolved, facts.classes, memory_bytes or int(psutil.virtual_memory().total * 0.8))
     return resolved.model_dump(mode="json")
 
@@ -197,6 +236,27 @@ def _check_loss(loss: Loss, classes: int) -> None:
             hint="give one weight per class, in the order of the dataset's classes, or 'balanced'",
             param="/spec/loss/class_weights",
         )
+
+
+def _check_progressive(spec: TrainSpec, classes: int) -> None:
+    network = CLASSIC if spec.network == "classic" else spec.network
+    if spec.progressive and isinstance(network, LayersNetwork) and not takes_any_size(network):
+        raise InvalidValue(
+            "fixed_size_network",
+            "this network takes pictures of one size only",
+            hint="put a global_avg_pool before the first dense layer, or leave progressive out",
+            param="/spec/progressive",
+        )
+    if spec.progressive and isinstance(network, LayersNetwork):
+        assert isinstance(spec.image_size, int)
+        shapes(network, side_while_growing(spec.progressive.model_dump(), spec.image_size, None, 0.0), classes)
+
+
+def side_while_growing(progressive: dict[str, Any], full: int, network: Any, done: float) -> int:
+    """Side in pixels, a multiple of 8, when this share of the steps is done; what a named network needs at least."""
+    smallest = NETWORKS[network].smallest if isinstance(network, str) and network in NETWORKS else 16
+    share: float = progressive["start"] + (1 - progressive["start"]) * min(done / progressive["until"], 1)
+    return min(max(round(full * share / 8) * 8, smallest), full)
 
 
 def _power_of_two(value: int, low: int, high: int) -> int:

@@ -28,6 +28,14 @@ layer = st.one_of(
             )
         }
     ),
+    st.fixed_dictionaries(
+        {
+            "depthwise_conv": st.fixed_dictionaries(
+                {"kernel": st.integers(1, 4), "stride": st.integers(1, 3), "multiplier": st.integers(1, 2)},
+                optional={"padding": st.integers(0, 2), "batch_norm": st.booleans(), "activation": activation},
+            )
+        }
+    ),
     st.fixed_dictionaries({"max_pool": st.integers(1, 4)}),
     st.fixed_dictionaries(
         {"avg_pool": st.fixed_dictionaries({"size": st.integers(1, 4), "stride": st.integers(1, 3)})}
@@ -36,9 +44,13 @@ layer = st.one_of(
     st.sampled_from([{"batch_norm": {}}, {"flatten": {}}, {"global_avg_pool": {}}, {"dropout": {"p": 0.3}}]),
     st.fixed_dictionaries({"activation": st.sampled_from(list(ACTIVATIONS))}),
 )
+residual = st.fixed_dictionaries(
+    {"residual": st.fixed_dictionaries({"layers": st.lists(layer, min_size=1, max_size=3), "activation": activation})}
+)
+layer = st.one_of(layer, residual)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(layer, min_size=1, max_size=6), st.integers(8, 20))
 def test_every_accepted_list_of_layers_builds_and_runs_with_the_shapes_foretold(layers: list, side: int) -> None:
     spec = LayersNetwork.model_validate({"layers": layers})

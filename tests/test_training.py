@@ -10,11 +10,12 @@ from service.errors import InvalidValue
 from service.inference.score import probabilities
 from service.spec import DatasetFacts, TrainSpec, resolve
 from workers.training import evaluate, export
-from workers.training.augment import augment, draws
+from workers.training.augment import augment, draws, mix
 from workers.training.data import Split
-from workers.training.loop import EpochResult, Run, train
+from workers.training.loop import EpochResult, Run, focal, train, validate
+from workers.training.muon import orthogonalise
 from workers.training.optim import learning_rate
-from workers.training.state import TrainState, prepare, start, weights_sha256
+from workers.training.state import TrainState, network_of, prepare, start, weights_sha256
 
 PLAN = {"precision": "fp32", "channels_last": False}
 CLASSES = 3
@@ -77,6 +78,118 @@ def test_resuming_at_any_step_ends_with_the_same_weights_and_metrics(optimizer: 
     assert told_after == told[len(told) - len(told_after) :]
 
 
+RECIPES: dict[str, dict[str, Any]] = {
+    "muon": {"optimizer": {"name": "muon", "norm_bias_rate": 8.0, "clip_norm": 1.0}},
+    "ema": {"ema": {"decay": 0.9}},
+    "mixed": {"augment": {"mixup": 0.4, "cutmix": 1.0, "horizontal_flip": "alternating"}},
+    "turned": {"augment": {"rotate": 20.0, "zoom": 0.2, "erase": 0.3}},
+    "focal": {"loss": {"name": "focal", "class_weights": "balanced", "label_smoothing": 0.1}},
+    "parts": {"optimizer": {"accumulate": 3, "clip_norm": 0.5}},
+    "growing": {
+        "network": {
+            "layers": [
+                {"conv": {"filters": 4, "batch_norm": True}},
+                {"residual": {"layers": [{"depthwise_conv": {"stride": 2}}, {"conv": {"filters": 8, "kernel": 1}}]}},
+                {"global_avg_pool": {}},
+            ]
+        },
+        "progressive": {"start": 0.5, "until": 0.6},
+        "image_size": 32,
+    },
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_option_is_exact_when_resumed_and_changes_the_outcome(name: str) -> None:
+    spec = make_spec(**RECIPES[name])
+    run = make_run(spec)
+    calm, told = finish(start(spec, CLASSES, 1, "cpu", PLAN), run)
+    first = start(spec, CLASSES, 1, "cpu", PLAN)
+    for progress in train(first, run):
+        if progress.step == 9:
+            break
+    second = start(spec, CLASSES, 99, "cpu", PLAN)
+    second.load_bytes(first.to_bytes())
+    resumed, told_after = finish(second, run)
+    assert resumed == calm
+    assert told_after == told[len(told) - len(told_after) :]
+    without = {key: value for key, value in RECIPES[name].items() if key in ("network", "image_size")}
+    plain = make_spec(**without, augment=None) if name in ("mixed", "turned") else make_spec(**without)
+    assert finish(start(plain, CLASSES, 1, "cpu", PLAN), make_run(plain)) != (calm, told)
+
+
+def test_a_batch_taken_in_parts_has_the_gradients_of_the_whole() -> None:
+    layers = [{"conv": {"filters": 4, "activation": "relu"}}, {"max_pool": 4}]
+    whole, parts = (
+        make_spec(network={"layers": layers}, optimizer={"name": "sgd", "accumulate": k}, augment=None) for k in (1, 2)
+    )
+    states = []
+    for spec in (whole, parts):
+        states.append(start(spec, CLASSES, 1, "cpu", PLAN))
+        next(train(states[-1], make_run(spec)))
+    for one, other in zip(*(state.network.parameters() for state in states), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_the_averaged_weights_are_those_that_are_judged_and_kept() -> None:
+    spec = make_spec(ema={"decay": 0.9})
+    state, run = start(spec, CLASSES, 1, "cpu", PLAN), make_run(spec)
+    *_, last = train(state, run)
+    assert state.average is not None
+    kept = network_of(state.to_bytes())
+    assert all(torch.equal(kept[name], tensor) for name, tensor in state.average.items())
+    state.network.load_state_dict(kept)
+    state.average = None
+    assert validate(state, run) == (last.metrics["val/loss"], last.metrics["val/accuracy"])
+
+
+def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
+    for shape in ((16, 40), (40, 16)):
+        found = torch.linalg.svdvals(orthogonalise(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
+        assert found.min() > 0.6
+        assert found.max() < 1.3
+
+
+def test_focal_loss_without_gamma_is_cross_entropy() -> None:
+    logits, labels = torch.randn(9, 4), torch.arange(9) % 4
+    weights = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    expected = torch.nn.functional.cross_entropy(logits, labels, weights)
+    assert torch.allclose(focal(logits, labels, 0.0, weights, 0.0), expected)
+    assert focal(logits, labels, 2.0, None, 0.0) < focal(logits, labels, 0.0, None, 0.0)
+
+
+def test_mixing_tells_the_share_of_each_picture() -> None:
+    images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 16, 16)
+    for recipe in ({"mixup": 1.0, "cutmix": 0.0}, {"mixup": 0.0, "cutmix": 1.0}):
+        for step in range(20):
+            mixed, partners, share = mix(images, recipe, 0, step)
+            assert partners is not None
+            expected = share * images + (1 - share) * images[partners]
+            assert torch.allclose(mixed.mean((1, 2, 3)), expected.mean((1, 2, 3)), atol=1e-5)
+
+
+def test_a_goal_ends_the_run_when_it_is_reached() -> None:
+    spec = make_spec(epochs=200)
+    run = make_run(spec)
+    run.goal = {"metric": "accuracy", "at_least": 0.2}
+    state = start(spec, CLASSES, 1, "cpu", PLAN)
+    _, told = finish(state, run)
+    assert state.counters.ended == "goal_reached"
+    assert told[-1]["val/accuracy"] >= 0.2
+    assert len(told) < 200
+
+
+def test_a_run_may_be_shortened_under_way_and_ends_with_its_rate_run_down() -> None:
+    spec = make_spec(epochs=50)
+    state, run = start(spec, CLASSES, 1, "cpu", PLAN), make_run(spec)
+    for progress in train(state, run):
+        if progress.step == 20:
+            state.counters.total = 31
+    assert state.counters.step == 31
+    assert isinstance(progress, EpochResult)
+    assert progress.metrics["lr"] < 0.01 * spec["optimizer"]["lr"]
+
+
 @pytest.mark.parametrize("forgotten", ["seed", "step", "moments"])
 def test_a_resume_that_forgets_something_ends_with_other_weights(forgotten: str) -> None:
     spec = make_spec()
@@ -120,7 +233,7 @@ def test_early_stopping_ends_before_the_last_epoch() -> None:
     state = start(spec, CLASSES, 1, "cpu", PLAN)
     _, told = finish(state, make_run(spec))
     assert len(told) < 200
-    assert state.counters.ended_early
+    assert state.counters.ended == "early_stopped"
 
 
 def test_schedules_start_peak_and_end_where_they_should() -> None:

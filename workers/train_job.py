@@ -138,7 +138,7 @@ class _Recorder:
         for progress in train(self.state, run):
             asked = self.context.asked()
             if isinstance(progress, EpochResult):
-                self._epoch(progress, must=asked is not None or progress.step == run.steps or progress.ended_early)
+                self._epoch(progress, must=asked is not None or progress.step == progress.steps or progress.ended_early)
             elif asked or time.monotonic() - self.written_at >= self.context.settings.checkpoint_seconds:
                 self._checkpoint(progress)
             if time.monotonic() - self.told_at >= PROGRESS_SECONDS:
@@ -149,7 +149,7 @@ class _Recorder:
                 return "stopped"
         trained = time.monotonic() - self.started
         log.info("trained for %.2f s, of which checkpoints took %.2f s", trained, self.writing_seconds)
-        return "early_stopped" if self.state.counters.ended_early else "completed"
+        return self.state.counters.ended or "completed"
 
     def _epoch(self, result: EpochResult, *, must: bool) -> None:
         self.pending.append(result)
@@ -244,7 +244,7 @@ def _register(
         if best is not None:
             state.network.load_state_dict(network_of(artifacts.read_blob(session, best.id)))
     network = state.network.to("cpu").to(memory_format=torch.contiguous_format).eval()
-    classifier = export.Classifier(network)
+    classifier = export.Classifier(network, flip=job.spec["test_time_augmentation"] == "flip")
     size = job.spec["image_size"]
     program_bytes = export.export_program(classifier, size)
     served = load(program_bytes, "cpu", torch.get_num_threads())

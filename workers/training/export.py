@@ -16,15 +16,20 @@ TOLERANCE = 1e-4
 
 
 class Classifier(nn.Module):
-    """(N, 3, S, S) uint8 RGB -> (N, K) float32 logits: normalisation is part of the program."""
+    """(N, 3, S, S) uint8 RGB -> (N, K) float32 logits: normalisation is part of the program.
 
-    def __init__(self, network: nn.Module) -> None:
+    With `flip` they are the mean over the picture and its mirror image.
+    """
+
+    def __init__(self, network: nn.Module, *, flip: bool = False) -> None:
         super().__init__()
         self.network = network
+        self.flip = flip
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.network(normalise(images))
-        return logits
+        pixels = normalise(images)
+        logits: torch.Tensor = self.network(pixels)
+        return (logits + self.network(pixels.flip(3))) / 2 if self.flip else logits
 
 
 def export_program(classifier: Classifier, image_size: int) -> bytes:

@@ -5,15 +5,17 @@ No callbacks, no database. Between two yields the state is that of a step bounda
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.func import functional_call
 
 from service.errors import InvalidValue
-from workers.training.augment import augment, draws, normalise
+from service.spec import side_while_growing
+from workers.training.augment import augment, draws, mix, normalise
 from workers.training.data import Split, epoch_order
 from workers.training.optim import learning_rate
 from workers.training.precision import DTYPES
@@ -44,12 +46,23 @@ class EpochResult(StepProgress):
 class Run:
     """What stays the same over all epochs of a run."""
 
-    def __init__(self, train: Split, val: Split, spec: dict[str, Any], plan: dict[str, Any], seed: int) -> None:
+    def __init__(
+        self,
+        train: Split,
+        val: Split,
+        spec: dict[str, Any],
+        plan: dict[str, Any],
+        seed: int,
+        goal: dict[str, Any] | None = None,
+    ) -> None:
         self.train, self.val, self.spec, self.seed = train, val, spec, seed
         self.device = train.device
         self.batch_size = min(spec["batch_size"], len(train))
         self.batches = len(train) // self.batch_size  # the incomplete last one is left out
         self.steps = self.batches * spec["epochs"]
+        self.parts = max(spec["optimizer"]["accumulate"], plan.get("parts", 1))  # a batch is taken in so many
+        self.rate = spec["optimizer"]["lr"] * plan.get("rate_scale", 1.0)
+        self.goal = goal
         self.precision: str = plan["precision"]
         self.layout = torch.channels_last if plan["channels_last"] else torch.contiguous_format
         self.weights = _class_weights(spec["loss"]["class_weights"], train.labels)
@@ -59,60 +72,117 @@ class Run:
         return torch.autocast(kind, DTYPES.get(self.precision), enabled=self.precision != "fp32")
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        smoothing = self.spec["loss"]["label_smoothing"]
-        return F.cross_entropy(logits.float(), labels, self.weights, label_smoothing=smoothing)
+        loss = self.spec["loss"]
+        if loss["name"] == "focal":
+            return focal(logits.float(), labels, loss["gamma"], self.weights, loss["label_smoothing"])
+        return F.cross_entropy(logits.float(), labels, self.weights, label_smoothing=loss["label_smoothing"])
+
+    def learning_rate(self, step: int, total: int) -> float:
+        return learning_rate(self.spec["schedule"], self.rate, step, total)
+
+    def side(self, done: float) -> int | None:
+        """Side in pixels of the training pictures when this share of the steps is done; None for their full size."""
+        growth = self.spec["progressive"]
+        if growth is None or done >= growth["until"]:
+            return None
+        return side_while_growing(growth, self.spec["image_size"], self.spec["network"], done)
 
 
 def train(state: TrainState, run: Run) -> Iterator[StepProgress]:
     """Goes on from `state` to the end, yielding an EpochResult per epoch and a StepProgress every quarter second.
 
+    The caller may change `state.counters.total` between two steps: the schedule is then compressed or stretched to it.
     Raises InvalidValue (code `diverged`) when the loss is no longer a number.
     """
-    while state.counters.step < run.steps and not state.counters.ended_early:
+    counters = state.counters
+    counters.total = counters.total or run.steps
+    while counters.step < counters.total and not counters.ended:
         yield from _epoch(state, run)
 
 
 def _epoch(state: TrainState, run: Run) -> Iterator[StepProgress]:
+    """One pass over the training pictures, or what is left of it; the last of a run may be a part."""
     counters = state.counters
     epoch, first = divmod(counters.step, run.batches)
     order = epoch_order(run.seed, epoch, len(run.train))
-    luck = draws(run.seed, epoch, len(run.train))
+    luck = draws(run.seed, epoch, len(run.train), alternating=_alternating(run))
     state.network.train()
     sums = [counters.epoch_loss, float(counters.epoch_correct)]
     totals = torch.tensor(sums, dtype=torch.float64, device=run.device)  # read only when yielding
     seen, started = 0, time.monotonic()
-    since = started
-    for batch in range(first, run.batches):
+    since, batch = started, first
+    while batch < run.batches and counters.step < counters.total:
         chosen = order[batch * run.batch_size : (batch + 1) * run.batch_size]
         totals += _step(state, run, chosen, luck)
         counters.step += 1
+        batch += 1
         seen += len(chosen)
-        if time.monotonic() - since >= YIELD_SECONDS and batch + 1 < run.batches:
+        if time.monotonic() - since >= YIELD_SECONDS and batch < run.batches and counters.step < counters.total:
             _settle(state, totals)
-            speed = seen / (time.monotonic() - started)
-            yield StepProgress(epoch + 1, run.spec["epochs"], counters.step, run.steps, speed)
+            yield _progress(state, run, epoch + 1, seen / (time.monotonic() - started))
             since = time.monotonic()
     _settle(state, totals)
-    yield _finish_epoch(state, run, epoch + 1, seen / max(time.monotonic() - started, 1e-9))
+    yield _finish_epoch(state, run, epoch + 1, batch, seen / max(time.monotonic() - started, 1e-9))
+
+
+def _alternating(run: Run) -> bool:
+    return bool(run.spec["augment"]) and run.spec["augment"]["horizontal_flip"] == "alternating"
+
+
+def _progress(state: TrainState, run: Run, epoch: int, speed: float) -> StepProgress:
+    counters = state.counters
+    return StepProgress(epoch, -(-counters.total // run.batches), counters.step, counters.total, speed)
 
 
 def _step(state: TrainState, run: Run, chosen: torch.Tensor, luck: torch.Tensor) -> torch.Tensor:
     """One optimiser step; (2,) sum of the loss and number of right answers over the batch, on the device."""
+    counters, recipe = state.counters, run.spec["augment"]
     labels = run.train.labels[chosen.to(run.device)]
-    images = augment(run.train.images(chosen), luck[chosen], run.spec["augment"]).contiguous(memory_format=run.layout)
-    rate = learning_rate(run.spec["schedule"], run.spec["optimizer"]["lr"], state.counters.step, run.steps)
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
-    seed_globally(run.seed, "dropout", state.counters.step)
+    images = augment(run.train.images(chosen), luck[chosen], recipe)
+    images, partners, share = mix(images, recipe, run.seed, counters.step)
+    if (side := run.side(counters.step / counters.total)) is not None:
+        images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+    seed_globally(run.seed, "dropout", counters.step)
     state.optimizer.zero_grad(set_to_none=True)
+    told = torch.zeros(2, dtype=torch.float64, device=run.device)
+    for rows in torch.arange(len(chosen), device=run.device).chunk(run.parts):
+        told += _backward(state, run, images, labels, rows, partners, share)
+    _descend(state, run)
+    return told
+
+
+def _backward(
+    state: TrainState,
+    run: Run,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    rows: torch.Tensor,
+    partners: torch.Tensor | None,
+    share: float,
+) -> torch.Tensor:
+    """Adds the gradients of a part of the batch; (2,) sum of its loss and number of its right answers."""
+    taken = images if len(rows) == len(images) else images[rows]
     with run.autocast():
-        logits = state.network(images)
-    loss = run.loss(logits, labels)
-    state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        logits = state.network(taken.contiguous(memory_format=run.layout))
+    loss = run.loss(logits, labels[rows])
+    if partners is not None:
+        loss = share * loss + (1 - share) * run.loss(logits, labels[partners[rows]])
+    state.scaler.scale(loss * (len(rows) / len(images))).backward()  # type: ignore[no-untyped-call]
+    correct = (logits.detach().argmax(1) == labels[rows]).sum()
+    return torch.stack((loss.detach().double() * len(rows), correct.double()))
+
+
+def _descend(state: TrainState, run: Run) -> None:
+    rate = run.learning_rate(state.counters.step, state.counters.total)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate * group["scale"]
+    if (longest := run.spec["optimizer"]["clip_norm"]) is not None:
+        state.scaler.unscale_(state.optimizer)
+        torch.nn.utils.clip_grad_norm_(state.network.parameters(), longest)
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    correct = (logits.detach().argmax(1) == labels).sum()
-    return torch.stack((loss.detach().double() * len(chosen), correct.double()))
+    if run.spec["ema"]:
+        state.follow(run.spec["ema"]["decay"])
 
 
 def _settle(state: TrainState, totals: torch.Tensor) -> None:
@@ -128,32 +198,33 @@ def _settle(state: TrainState, totals: torch.Tensor) -> None:
     state.counters.epoch_loss, state.counters.epoch_correct = loss, round(correct)
 
 
-def _finish_epoch(state: TrainState, run: Run, epoch: int, speed: float) -> EpochResult:
+def _finish_epoch(state: TrainState, run: Run, epoch: int, batches: int, speed: float) -> EpochResult:
     counters = state.counters
     metrics = {
-        "train/loss": counters.epoch_loss / (run.batches * run.batch_size),
-        "train/accuracy": counters.epoch_correct / (run.batches * run.batch_size),
-        "lr": learning_rate(run.spec["schedule"], run.spec["optimizer"]["lr"], counters.step - 1, run.steps),
+        "train/loss": counters.epoch_loss / (batches * run.batch_size),
+        "train/accuracy": counters.epoch_correct / (batches * run.batch_size),
+        "lr": run.learning_rate(counters.step - 1, counters.total),
         "images_per_second": speed,
     }
     counters.epoch_loss, counters.epoch_correct = 0.0, 0
     if len(run.val):
         metrics["val/loss"], metrics["val/accuracy"] = validate(state, run)
     is_best = _judge(state, run, epoch, metrics)
-    return EpochResult(
-        epoch, run.spec["epochs"], counters.step, run.steps, speed, metrics, is_best, counters.ended_early
-    )
+    told = _progress(state, run, epoch, speed)
+    return EpochResult(**asdict(told), metrics=metrics, is_best=is_best, ended_early=bool(counters.ended))
 
 
 def validate(state: TrainState, run: Run) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy on the validation split."""
+    """Mean cross-entropy and accuracy on the validation split, of the averaged weights where there are any."""
     state.network.eval()
+    weights = state.average if state.average is not None else dict(state.network.state_dict())
     loss, correct = 0.0, 0
     with torch.inference_mode(), run.autocast():
         for start in range(0, len(run.val), 256):
             chosen = torch.arange(start, min(start + 256, len(run.val)))
             images = normalise(run.val.images(chosen)).contiguous(memory_format=run.layout)
-            logits, labels = state.network(images).float(), run.val.labels[chosen.to(run.device)]
+            logits = functional_call(state.network, weights, (images,)).float()
+            labels = run.val.labels[chosen.to(run.device)]
             loss += F.cross_entropy(logits, labels, reduction="sum").item()
             correct += int((logits.argmax(1) == labels).sum())
     return loss / len(run.val), correct / len(run.val)
@@ -171,11 +242,24 @@ def _judge(state: TrainState, run: Run, epoch: int, metrics: dict[str, float]) -
     else:
         counters.epochs_since_lowest += 1
     stopping = run.spec["early_stopping"]
-    counters.ended_early = stopping is not None and counters.epochs_since_lowest >= stopping["patience"]
+    if stopping is not None and counters.epochs_since_lowest >= stopping["patience"]:
+        counters.ended = "early_stopped"
+    if run.goal is not None and accuracy >= run.goal["at_least"]:
+        counters.ended = "goal_reached"
     if (accuracy, -loss) <= (counters.best_accuracy, -counters.best_loss):
         return False
     counters.best_epoch, counters.best_accuracy, counters.best_loss = epoch, accuracy, loss
     return True
+
+
+def focal(
+    logits: torch.Tensor, labels: torch.Tensor, gamma: float, weights: torch.Tensor | None, smoothing: float
+) -> torch.Tensor:
+    """Cross-entropy times (1 - probability of the label) ** gamma (Lin et al. 2017); the mean over the batch."""
+    each = F.cross_entropy(logits, labels, weights, reduction="none", label_smoothing=smoothing)
+    sure = logits.softmax(1).gather(1, labels[:, None])[:, 0]
+    total = len(labels) if weights is None else weights[labels].sum()
+    return ((1 - sure) ** gamma * each).sum() / total
 
 
 def _class_weights(wanted: Any, labels: torch.Tensor) -> torch.Tensor | None:

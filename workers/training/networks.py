@@ -2,9 +2,20 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 
-from service.layers import CLASSIC, Activation, Conv, Dense, Layer, LayersNetwork
+from service.layers import (
+    CLASSIC,
+    Activation,
+    Conv,
+    Dense,
+    DepthwiseConv,
+    Layer,
+    LayersNetwork,
+    Residual,
+    shortcut_stride,
+)
 
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -42,6 +53,11 @@ def _from_layers(network: LayersNetwork, image_size: int, classes: int) -> nn.Mo
 def _layer(layer: Layer, shape: tuple[int, ...]) -> tuple[list[nn.Module], tuple[int, ...]]:
     if layer.conv is not None:
         return _conv(layer.conv, shape)
+    if layer.depthwise_conv is not None:
+        return _depthwise(layer.depthwise_conv, shape)
+    if layer.residual is not None:
+        block = ResidualBlock(layer.residual, shape)
+        return [block], block.out
     if layer.dense is not None:
         return _dense(layer.dense, shape)
     if layer.kind in ("max_pool", "avg_pool"):
@@ -66,6 +82,36 @@ def _conv(conv: Conv, shape: tuple[int, ...]) -> tuple[list[nn.Module], tuple[in
     sides = ((side + 2 * padding - conv.kernel) // conv.stride + 1 for side in shape[1:])
     norm: list[nn.Module] = [nn.BatchNorm2d(conv.filters)] if conv.batch_norm else []
     return [module, *norm, *_activation(conv.activation)], (conv.filters, *sides)
+
+
+def _depthwise(conv: DepthwiseConv, shape: tuple[int, ...]) -> tuple[list[nn.Module], tuple[int, ...]]:
+    channels, filters, padding = shape[0], shape[0] * conv.multiplier, conv.padding_px
+    bias = not conv.batch_norm
+    module = nn.Conv2d(channels, filters, conv.kernel, conv.stride, padding, groups=channels, bias=bias)
+    sides = ((side + 2 * padding - conv.kernel) // conv.stride + 1 for side in shape[1:])
+    norm: list[nn.Module] = [nn.BatchNorm2d(filters)] if conv.batch_norm else []
+    return [module, *norm, *_activation(conv.activation)], (filters, *sides)
+
+
+class ResidualBlock(nn.Module):
+    """activation(body(x) + shortcut(x)); the shortcut is a strided 1x1 convolution where the shapes differ."""
+
+    def __init__(self, residual: Residual, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        modules: list[nn.Module] = []
+        self.out = shape
+        for layer in residual.layers:
+            made, self.out = _layer(layer, self.out)
+            modules += made
+        self.body = nn.Sequential(*modules)
+        self.shortcut: nn.Module = nn.Identity()
+        if self.out != shape:
+            self.shortcut = nn.Conv2d(shape[0], self.out[0], 1, shortcut_stride(shape, self.out))
+        self.activation = nn.Sequential(*_activation(residual.activation))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        added: torch.Tensor = self.activation(self.body(images) + self.shortcut(images))
+        return added
 
 
 def _dense(dense: Dense, shape: tuple[int, ...]) -> tuple[list[nn.Module], tuple[int, ...]]:

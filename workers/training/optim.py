@@ -1,23 +1,52 @@
 """Optimisers and learning rates. A rate is a pure function of the step, so resuming needs no scheduler state."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
+from workers.training.muon import Muon
 
-def optimizer(network: nn.Module, spec: dict[str, Any]) -> torch.optim.Optimizer:
-    """Weight decay is kept off norms and biases, as is common practice (He et al. 2019, "Bag of Tricks")."""
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    plain = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": spec["weight_decay"]}, {"params": plain, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+
+def optimizer(network: nn.Module, spec: dict[str, Any], backbone_rate: float = 1.0) -> torch.optim.Optimizer:
+    """The optimiser over groups that each carry `scale`, what their rate is of the schedule's.
+
+    Weight decay is kept off norms and biases, as is common practice (He et al. 2019, "Bag of Tricks"). The class layer
+    learns at the full rate, all before it at `backbone_rate` times that.
+    """
+    groups = list(_groups(network, spec, backbone_rate))
+    momentum = spec["momentum"]
+    if spec["name"] == "muon":
+        return Muon(groups, lr=spec["lr"], momentum=momentum)
     if spec["name"] == "sgd":
-        momentum = spec["momentum"]
         return torch.optim.SGD(groups, lr=spec["lr"], momentum=momentum, nesterov=momentum > 0, fused=True)
     kind = torch.optim.AdamW if spec["name"] == "adamw" else torch.optim.Adam
     return kind(groups, lr=spec["lr"], fused=True)
+
+
+def _groups(network: nn.Module, spec: dict[str, Any], backbone_rate: float) -> Iterator[dict[str, Any]]:
+    head = set(head_of(network).parameters())
+    norm_biases = {module.bias for module in network.modules() if isinstance(module, NORMS) and module.bias is not None}
+    for in_head, scale in ((True, 1.0), (False, backbone_rate)):
+        mine = [p for p in network.parameters() if (p in head) == in_head]
+        kinds = (
+            ([p for p in mine if p.ndim > 1], spec["weight_decay"], scale),
+            ([p for p in mine if p.ndim <= 1 and p not in norm_biases], 0.0, scale),
+            ([p for p in mine if p in norm_biases], 0.0, scale * spec["norm_bias_rate"]),
+        )
+        for parameters, decay, rate in kinds:
+            if parameters:
+                orthogonal = {"orthogonal": not in_head and parameters[0].ndim > 1} if spec["name"] == "muon" else {}
+                yield {"params": parameters, "weight_decay": decay, "scale": rate, **orthogonal}
+
+
+def head_of(network: nn.Module) -> nn.Module:
+    """The layer that gives the classes: the last with weights that is no normalisation."""
+    return [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
 
 
 def learning_rate(schedule: dict[str, Any], peak: float, step: int, steps: int) -> float:

@@ -30,7 +30,9 @@ class Counters:
     best_loss: float = float("inf")
     lowest_loss: float = float("inf")  # of validation, for early stopping
     epochs_since_lowest: int = 0
-    ended_early: bool = False
+    ended: str = ""  # why it ended before its last step
+    total: int = 0  # steps of the whole run; a budget may change it
+    seconds: float = 0.0  # that earlier attempts have used, for the budget
 
 
 @dataclass
@@ -38,20 +40,38 @@ class TrainState:
     network: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    average: dict[str, torch.Tensor] | None = None  # of the network's tensors, when there is an EMA
     counters: Counters = field(default_factory=Counters)
 
     def to_bytes(self) -> bytes:
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in (self.average or {}).items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
         meta = {"counters": asdict(self.counters), "scaler": self.scaler.state_dict()}
         copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
         return save(copies, {"fovea": json.dumps(meta)})
 
+    def follow(self, decay: float) -> None:
+        """Moves the average towards the network, faster in the first steps. Counts are copied."""
+        if self.average is None:
+            return
+        step = self.counters.step
+        weight = 1 - min(decay, (1 + step) / (10 + step))
+        for name, tensor in self.network.state_dict().items():
+            if tensor.is_floating_point():
+                self.average[name].lerp_(tensor, weight)
+            else:
+                self.average[name].copy_(tensor)
+
     def load_bytes(self, data: bytes) -> None:
         """Restores exactly what `to_bytes` wrote; raises when names or shapes are not this network's."""
         tensors, meta = load(data), _metadata(data)
         self.network.load_state_dict(_under(tensors, "network."))
+        if self.average is not None:
+            saved = _under(tensors, "average.")
+            for name, tensor in self.average.items():
+                tensor.copy_(saved[name])
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in _under(tensors, "optimizer.").items():
             index, _, moment = name.partition(".")
@@ -69,7 +89,8 @@ def start(spec: dict[str, Any], classes: int, seed: int, device: str, plan: dict
     if plan["channels_last"]:
         network = network.to(memory_format=torch.channels_last)
     scaler = torch.amp.GradScaler(device.partition(":")[0], enabled=plan["precision"] == "fp16")
-    return TrainState(network, optimizer(network, spec["optimizer"]), scaler)
+    average = {name: tensor.clone() for name, tensor in network.state_dict().items()} if spec["ema"] else None
+    return TrainState(network, optimizer(network, spec["optimizer"]), scaler, average)
 
 
 def prepare(device: str, threads: int) -> None:
@@ -81,8 +102,9 @@ def prepare(device: str, threads: int) -> None:
 
 
 def network_of(data: bytes) -> dict[str, torch.Tensor]:
-    """The network's tensors in a checkpoint."""
-    return _under(load(data), "network.")
+    """The tensors in a checkpoint that a model is made of: the average where there is one, else the network's."""
+    tensors = load(data)
+    return _under(tensors, "average.") or _under(tensors, "network.")
 
 
 def weights_sha256(tensors: dict[str, torch.Tensor]) -> str:
