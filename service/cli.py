@@ -152,14 +152,18 @@ def train(
     epochs: Annotated[int | None, typer.Option()] = None,
     spec: Annotated[Path | None, typer.Option(help="a JSON file with the whole spec")] = None,
     seed: int = 0,
+    goal: Annotated[float | None, typer.Option(help="end at this validation accuracy")] = None,
+    budget: Annotated[float | None, typer.Option(help="end within so many seconds")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="watch it learn")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a model on a dataset."""
+    terms: dict[str, Any] = {} if goal is None else {"goal": {"at_least": goal}}
+    terms |= {} if budget is None else {"budget": {"seconds": budget}}
     wanted = json.loads(spec.read_text()) if spec else {}
     wanted |= {key: value for key, value in (("network", network), ("epochs", epochs)) if value is not None}
     with connect() as fovea:
-        job = fovea.train(model, dataset or model, wanted, seed)
+        job = fovea.train(model, dataset or model, wanted, seed, **terms)
         if follow and not as_json:
             job = watch(fovea, job["id"])
     columns = ("id", "type", "status", "stop_reason")
@@ -221,7 +225,7 @@ def _action(action: str) -> Callable[[str], None]:
     return act
 
 
-for verb in ("cancel", "stop", "pause", "resume"):
+for verb in ("cancel", "stop", "pause", "resume", "reproduce"):
     jobs.command(verb)(_action(verb))
 
 

@@ -81,8 +81,9 @@ class Fovea:
 
     # --- jobs --------------------------------------------------------------------------------------------------------
 
-    def train(self, model: str, dataset: str, spec: Json | None = None, seed: int = 0) -> Json:
-        body = {"type": "train", "model": model, "dataset": dataset, "spec": spec or {}, "seed": seed}
+    def train(self, model: str, dataset: str, spec: Json | None = None, seed: int = 0, **more: Any) -> Json:
+        """`more` may be `goal={"metric": "accuracy", "at_least": 0.95}` and `budget={"seconds": 900}`."""
+        body = {"type": "train", "model": model, "dataset": dataset, "spec": spec or {}, "seed": seed, **more}
         job: Json = self._ask("POST", "/v1/jobs", json=body, headers=_once()).json()
         return job
 
@@ -90,7 +91,7 @@ class Fovea:
         return self.get(f"/v1/jobs/{job_id}", wait=wait_seconds)
 
     def act(self, job_id: str, action: str) -> Json:
-        """`cancel`, `stop`, `pause` or `resume`."""
+        """`cancel`, `stop`, `pause`, `resume` or `reproduce`."""
         job: Json = self._ask("POST", f"/v1/jobs/{job_id}:{action}").json()
         return job
 

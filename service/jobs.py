@@ -46,6 +46,8 @@ def submit(
     version_id: str | None = None,
     dataset: str | None = None,
     model: str | None = None,
+    goal: dict[str, Any] | None = None,
+    budget: dict[str, Any] | None = None,
 ) -> Job:
     job = Job(
         id=new_id("job"),
@@ -56,6 +58,8 @@ def submit(
         version_id=version_id,
         dataset=dataset,
         model=model,
+        goal=goal,
+        budget=budget,
         created_at=now(),
         stop_requested=False,
         attempt=0,
@@ -118,6 +122,30 @@ def resume(session: Session, job_id: str) -> Job:
     _refuse(job, "resume", (*TERMINAL, "cancelling", "pausing"))
     job.deaths = 0
     return _move(session, job, "queued")
+
+
+def reproduce(session: Session, job_id: str) -> Job:
+    """A new job that trains again from the record of a finished one, and says whether the weights are equal."""
+    original = get(session, job_id)
+    if original.type != "train" or original.status != "succeeded" or original.reproduces is not None:
+        raise Conflict("wrong_state", "only a training job that succeeded can be reproduced")
+    if original.version_id is None:
+        raise Conflict("dataset_deleted", "the pictures that the job learned from were deleted")
+    job = submit(
+        session,
+        "train",
+        spec=original.spec,
+        seed=original.seed,
+        version_id=original.version_id,
+        dataset=original.dataset,
+        model=original.model,
+        goal=original.goal,
+        budget=original.budget,
+    )
+    plan = dict(original.plan or {})
+    replay = {"replay": plan.pop("revisions", []), "until": plan.pop("last_step", None)}
+    job.reproduces, job.plan, job.device = original.id, plan | replay, original.device
+    return job
 
 
 # --- what a worker does ----------------------------------------------------------------------------------------------

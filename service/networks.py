@@ -5,6 +5,7 @@ size (px) at which every layer still sees a picture. A test holds the table agai
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -50,3 +51,10 @@ NETWORKS: dict[str, NamedNetwork] = {
     "vgg16_bn": NamedNetwork(138_365_992, 15.47),
     "wide_resnet50_2": NamedNetwork(68_883_240, 11.40),
 }
+
+
+def side_while_growing(progressive: dict[str, Any], full: int, network: Any, done: float) -> int:
+    """Side in pixels, a multiple of 8, when this share of the steps is done; what a named network needs at least."""
+    smallest = NETWORKS[network].smallest if isinstance(network, str) and network in NETWORKS else 16
+    share: float = progressive["start"] + (1 - progressive["start"]) * min(done / progressive["until"], 1)
+    return min(max(round(full * share / 8) * 8, smallest), full)

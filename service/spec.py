@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
 from service.errors import InvalidValue
 from service.layers import CLASSIC, LayersNetwork, Strict, shapes, takes_any_size
-from service.networks import NETWORKS
+from service.networks import NETWORKS, side_while_growing
 
 Auto = Literal["auto"]
 
@@ -132,12 +132,27 @@ class TrainSpec(Strict):
     early_stopping: EarlyStopping | None = None
 
 
+class Goal(Strict):
+    """Training ends as soon as an epoch reaches it on the validation split."""
+
+    metric: Literal["accuracy"] = "accuracy"
+    at_least: float = Field(gt=0, le=1)
+
+
+class Budget(Strict):
+    """The whole job fits: epochs are left out, and the schedule is compressed so that it still ends annealed."""
+
+    seconds: float = Field(ge=5, le=30 * 86400)
+
+
 class TrainRequest(Strict):
     type: Literal["train"] = "train"
     model: Name = Field(description="name of the model; each finished job becomes its next version")
     dataset: str = Field(max_length=100, description="'flowers' for the newest version, or 'flowers@2'")
     seed: int = Field(0, ge=0, lt=2**63)
     spec: TrainSpec = TrainSpec()
+    goal: Goal | None = None
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True)
@@ -250,13 +265,6 @@ def _check_progressive(spec: TrainSpec, classes: int) -> None:
     if spec.progressive and isinstance(network, LayersNetwork):
         assert isinstance(spec.image_size, int)
         shapes(network, side_while_growing(spec.progressive.model_dump(), spec.image_size, None, 0.0), classes)
-
-
-def side_while_growing(progressive: dict[str, Any], full: int, network: Any, done: float) -> int:
-    """Side in pixels, a multiple of 8, when this share of the steps is done; what a named network needs at least."""
-    smallest = NETWORKS[network].smallest if isinstance(network, str) and network in NETWORKS else 16
-    share: float = progressive["start"] + (1 - progressive["start"]) * min(done / progressive["until"], 1)
-    return min(max(round(full * share / 8) * 8, smallest), full)
 
 
 def _power_of_two(value: int, low: int, high: int) -> int:

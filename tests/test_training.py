@@ -9,10 +9,12 @@ import torch
 from service.errors import InvalidValue
 from service.inference.score import probabilities
 from service.spec import DatasetFacts, TrainSpec, resolve
+from workers.train_job import remedy
 from workers.training import evaluate, export
 from workers.training.augment import augment, draws, mix
+from workers.training.budget import Budget
 from workers.training.data import Split
-from workers.training.loop import EpochResult, Run, focal, train, validate
+from workers.training.loop import Diverged, EpochResult, Run, focal, train, validate
 from workers.training.muon import orthogonalise
 from workers.training.optim import learning_rate
 from workers.training.state import TrainState, network_of, prepare, start, weights_sha256
@@ -188,6 +190,45 @@ def test_a_run_may_be_shortened_under_way_and_ends_with_its_rate_run_down() -> N
     assert state.counters.step == 31
     assert isinstance(progress, EpochResult)
     assert progress.metrics["lr"] < 0.01 * spec["optimizer"]["lr"]
+
+
+def test_a_run_with_a_budget_is_repeated_from_its_record() -> None:
+    spec = make_spec(epochs=50)
+    state = start(spec, CLASSES, 1, "cpu", PLAN)
+    for progress in train(state, make_run(spec)):
+        if progress.step in (13, 20):
+            state.revise(60 - progress.step)
+    assert [row[0] for row in state.counters.revisions] == [13, 20]
+    run = make_run(spec)
+    run.revisions, run.until = dict(state.counters.revisions), state.counters.step
+    again = start(spec, CLASSES, 1, "cpu", PLAN)
+    assert finish(again, run)[0] == weights_sha256(state.network.state_dict())
+
+
+def test_a_budget_plans_the_steps_that_fit_and_changes_little_of_a_good_plan() -> None:
+    budget = Budget(seconds=100, batch_size=10, pictures_at_end=100)
+    fitting = budget.total(step=50, planned=1000, wanted=1000, used=10, step_seconds=0.2)
+    assert fitting == 50 + int((100 - 10 - 2 - 100 / 10 * 0.2 * 0.4) / 0.2)
+    assert budget.total(50, fitting + 3, 1000, 10, 0.2) == fitting + 3
+    assert budget.total(50, 200, 200, 10, 0.2) == 200
+    assert budget.total(50, 1000, 1000, 200, 0.2) == 51  # it is over: one more step, with the rate run down
+
+
+def test_what_ran_out_of_memory_is_tried_in_smaller_parts_until_there_are_none() -> None:
+    spec = make_spec()
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    assert remedy(error, {}, spec)[0] == {"parts": 2}
+    assert remedy(RuntimeError("DefaultCPUAllocator: can't allocate memory"), {"parts": 2}, spec)[0] == {"parts": 4}
+    with pytest.raises(torch.OutOfMemoryError):
+        remedy(error, {"parts": 4}, spec)
+    with pytest.raises(RuntimeError, match="other"):
+        remedy(RuntimeError("other"), {}, spec)
+
+
+def test_a_loss_that_is_no_number_is_tried_once_more_at_a_tenth_of_the_rate() -> None:
+    assert remedy(Diverged(3), {}, make_spec())[0] == {"rate_scale": 0.1}
+    with pytest.raises(Diverged):
+        remedy(Diverged(3), {"rate_scale": 0.1}, make_spec())
 
 
 @pytest.mark.parametrize("forgotten", ["seed", "step", "moments"])

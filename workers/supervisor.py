@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from typing import Any
 
 from service import artifacts, jobs
 from service.db import Database
@@ -112,8 +113,11 @@ class Supervisor:
         """Gives the job to the child and stays with it to the end, whatever the end is."""
         log.info("running %s, attempt %d", hold.job_id, hold.attempt)
         _tell(child, {"job_id": hold.job_id, "attempt": hold.attempt})
-        next_beat, deadline = 0.0, float("inf")
+        next_beat, deadline, stillness = 0.0, float("inf"), _Stillness()
         while child.poll() is None:
+            if stillness.seconds(self._progress(hold)) > self._settings.stuck_seconds:
+                self._end_stuck(hold, child)
+                break
             if self._closing.is_set() and deadline == float("inf"):
                 child.send_signal(signal.SIGTERM)
                 deadline = time.monotonic() + GRACE_SECONDS
@@ -145,6 +149,22 @@ class Supervisor:
             log.warning("no heartbeat: %s", error)
             return False
 
+    def _progress(self, hold: Hold) -> Any:
+        with self._database.read() as session:
+            job = jobs.get(session, hold.job_id)
+            return job.progress, job.status
+
+    def _end_stuck(self, hold: Hold, child: subprocess.Popen[bytes]) -> None:
+        seconds = self._settings.stuck_seconds
+        error = {
+            "code": "stuck",
+            "message": f"the job made no step for {seconds:.0f} seconds",
+            "hint": "read the job's log; FOVEA_STUCK_SECONDS allows longer steps",
+        }
+        _kill(child)
+        with suppress(LeaseLost), self._database.write() as session:
+            jobs.fail(session, hold, error)
+
     def _settle(self, hold: Hold, returncode: int) -> None:
         """Writes down a death; a child that ended well has written its own end."""
         reason = (
@@ -157,6 +177,19 @@ class Supervisor:
             log.info("%s ended (%s)", hold.job_id, "ok" if returncode == 0 else reason)
         else:
             log.warning("%s: %s", hold.job_id, reason)
+
+
+class _Stillness:
+    """For how many seconds a value has not changed."""
+
+    def __init__(self) -> None:
+        self._last: Any = None
+        self._since = time.monotonic()
+
+    def seconds(self, value: Any) -> float:
+        if value != self._last:
+            self._last, self._since = value, time.monotonic()
+        return time.monotonic() - self._since
 
 
 def _tell(child: subprocess.Popen[bytes], message: dict[str, object]) -> None:

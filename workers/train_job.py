@@ -1,39 +1,35 @@
-"""A training job from its row to a model version: the one place where data, training, checkpoints and registry meet.
-
-Checkpoints are written at epoch ends and, within long epochs, every `checkpoint_seconds`. Where epochs are so short
-that writing would cost more than WRITE_SHARE of the time, several epochs share one, at the latest after
-`checkpoint_seconds`. Their metrics are shown meanwhile: an epoch that a later attempt trains again has the same ones.
-"""
+"""A training job from its row to a model version: the one place where data, training, checkpoints and registry meet."""
 
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
-from sqlalchemy import insert, select
-from sqlalchemy.orm import Session
+from sqlalchemy import select
 
 import service
 from service import artifacts, jobs
 from service.datasets import importer
-from service.db.tables import DatasetVersion, Item, Job, Measurement, Metric
+from service.db.tables import DatasetVersion, Item, Job, Measurement
 from service.errors import InternalError
 from service.ids import now, rfc3339
 from service.images import RESIZE
 from service.inference.programs import load, pick_device
-from workers.context import Context, Interrupted
+from workers import reproduction
+from workers.context import Context
+from workers.recorder import Recorder
 from workers.training import evaluate, export, precision
+from workers.training.budget import Budget
 from workers.training.data import Split
-from workers.training.loop import EpochResult, Run, StepProgress, train
+from workers.training.loop import Diverged, Run
 from workers.training.state import TrainState, network_of, prepare, start, weights_sha256
 
 log = logging.getLogger("fovea.job")
 
-WRITE_SHARE = 0.02
-PROGRESS_SECONDS = 1.0
+MILDER_RATE = 0.1  # of the learning rate, after the loss was no number
 
 
 @dataclass(frozen=True)
@@ -58,16 +54,71 @@ def warm_up() -> None:
 
 def run(context: Context, job: Job) -> None:
     """Trains to the end and registers the model, or raises Interrupted with a checkpoint written."""
+    began = time.monotonic()
     device = pick_device(context.settings.device)
     threads = context.settings.threads or psutil.cpu_count(logical=False) or 1
     prepare(device, threads)
     pictures = _pictures(context, job)
     plan = job.plan or _plan(context, job, pictures, device, threads)
+    while True:
+        try:
+            state, stop_reason = _attempt(context, job, pictures, plan, device, began)
+            break
+        except (Diverged, MemoryError, RuntimeError) as error:
+            change, reason = remedy(error, plan, job.spec)
+        plan = plan | change
+        _change_plan(context, plan, reason)
+    plan = plan | {"revisions": state.counters.revisions, "last_step": state.counters.step}
+    if job.reproduces is not None:
+        _compare(context, job, state)
+    else:
+        _register(context, job, pictures, state, plan, stop_reason)
+
+
+def _attempt(
+    context: Context, job: Job, pictures: Pictures, plan: dict[str, Any], device: str, began: float
+) -> tuple[TrainState, str]:
+    """Trains from the last checkpoint to the end: the state and the reason for the end."""
     state = start(job.spec, len(pictures.classes), job.seed, device, plan)
     _resume(context, job, state)
-    settings_of_run = Run(pictures.split("train", device), pictures.split("val", device), job.spec, plan, job.seed)
-    stop_reason = _Recorder(context, state).follow(settings_of_run)
-    _register(context, job, pictures, state, plan, stop_reason)
+    run = Run(pictures.split("train", device), pictures.split("val", device), job.spec, plan, job.seed, job.goal)
+    budget = None
+    if job.budget is not None and job.reproduces is None:
+        at_end = 2 * (len(pictures.rows["test"]) + len(pictures.rows["val"]))
+        budget = Budget(job.budget["seconds"], run.batch_size, at_end)
+    return state, Recorder(context, state, began, budget).follow(run)
+
+
+def remedy(error: Exception, plan: dict[str, Any], spec: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """What to change in the plan so that training can go on from the last checkpoint. Raises `error` when nothing can.
+
+    Out of memory: the batch is taken in twice as many parts. A loss that is no number: once, a tenth of the rate.
+    """
+    if isinstance(error, Diverged):
+        if "rate_scale" in plan:
+            raise error
+        return {"rate_scale": MILDER_RATE}, f"{error}; back to the last checkpoint, at {MILDER_RATE} of the rate"
+    parts = 2 * plan.get("parts", spec["optimizer"]["accumulate"])
+    if not is_out_of_memory(error) or parts > spec["batch_size"]:
+        raise error
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return {"parts": parts}, f"out of memory: batches of {spec['batch_size']} are taken in {parts} parts from here on"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """torch says it in three ways: an exception of its own on GPUs, a RuntimeError or MemoryError on CPUs."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text
+
+
+def _change_plan(context: Context, plan: dict[str, Any], reason: str) -> None:
+    log.warning("%s", reason)
+    with context.database.write() as session:
+        jobs.fenced(session, context.hold, plan=plan)
+        jobs.record_event(session, context.hold.job_id, "warning", {"message": reason})
+        if "parts" in plan and (measured := session.get(Measurement, plan["key"])):
+            measured.value = {**measured.value, "parts": plan["parts"]}  # the next job begins with what worked
 
 
 def _pictures(context: Context, job: Job) -> Pictures:
@@ -95,14 +146,27 @@ def _plan(context: Context, job: Job, pictures: Pictures, device: str, threads: 
     key = f"{machine}:{torch.__version__}:{spec['network']}:{spec['image_size']}:{batch}:{spec['precision']}"
     with context.database.read() as session:
         known = session.get(Measurement, key)
-    plain: dict[str, Any] = {"channels_last": False, "precision": "fp32"}
-    network = start(spec, classes, job.seed, device, plain).network
-    plan = known.value if known else precision.choose(network, spec["image_size"], batch, spec["precision"], device)
+    plan = known.value if known else {"key": key, **_measured(job, classes, batch, device)}
     with context.database.write() as session:
         if known is None:
             session.merge(Measurement(key=key, value=plan, created_at=now()))
         jobs.fenced(session, context.hold, plan=plan, device=device)
     return plan
+
+
+def _measured(job: Job, classes: int, batch: int, device: str) -> dict[str, Any]:
+    """Precision and layout by a few timed steps; with batches taken in parts where whole ones do not fit."""
+    spec, parts = job.spec, 1
+    network = start(spec, classes, job.seed, device, {"channels_last": False, "precision": "fp32"}).network
+    while True:
+        try:
+            found = precision.choose(network, spec["image_size"], batch // parts, spec["precision"], device)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or 2 * parts > batch:
+                raise
+            parts *= 2
+        else:
+            return found | ({"parts": parts} if parts > 1 else {})
 
 
 def _processor() -> str:
@@ -118,118 +182,24 @@ def _resume(context: Context, job: Job, state: TrainState) -> None:
     log.info("resuming after step %d", state.counters.step)
 
 
-@dataclass
-class _Recorder:
-    """Writes down what the training yields: progress often, checkpoints when they are due."""
-
-    context: Context
-    state: TrainState
-    pending: list[EpochResult] = field(default_factory=list)  # epochs whose metrics are not written yet
-    best_pending: bytes | None = None  # the best of them, when it is no longer the state
-    started: float = field(default_factory=time.monotonic)
-    written_at: float = field(default_factory=time.monotonic)
-    told_at: float = field(default_factory=time.monotonic)
-    writing_seconds: float = 0.0
-    last_seconds: float = 0.0  # that the last checkpoint took
-
-    def follow(self, run: Run) -> str:
-        """Trains until the end or until asked to stop; the reason. Raises Interrupted."""
-        progress: StepProgress | None = None
-        for progress in train(self.state, run):
-            asked = self.context.asked()
-            if isinstance(progress, EpochResult):
-                self._epoch(progress, must=asked is not None or progress.step == progress.steps or progress.ended_early)
-            elif asked or time.monotonic() - self.written_at >= self.context.settings.checkpoint_seconds:
-                self._checkpoint(progress)
-            if time.monotonic() - self.told_at >= PROGRESS_SECONDS:
-                self._tell(progress)
-            if asked in ("pause", "shutdown"):
-                raise Interrupted(asked)
-            if asked == "stop":
-                return "stopped"
-        trained = time.monotonic() - self.started
-        log.info("trained for %.2f s, of which checkpoints took %.2f s", trained, self.writing_seconds)
-        return self.state.counters.ended or "completed"
-
-    def _epoch(self, result: EpochResult, *, must: bool) -> None:
-        self.pending.append(result)
-        if result.is_best:
-            self.best_pending = None
-        if must or self._due():
-            self._checkpoint(result)
-        elif result.is_best:
-            self.best_pending = self.state.to_bytes()
-
-    def _due(self) -> bool:
-        """Is it time for a checkpoint at an epoch end, if it costs what the last one did?"""
-        now = time.monotonic()
-        affordable = self.writing_seconds + self.last_seconds <= WRITE_SHARE * (now - self.started)
-        return affordable or now - self.written_at >= self.context.settings.checkpoint_seconds
-
-    def _checkpoint(self, progress: StepProgress) -> None:
-        """One transaction: manifest, the epochs' metrics, the progress. All of it or nothing."""
-        began = time.monotonic()
-        database, hold = self.context.database, self.context.hold
-        last_is_best = isinstance(progress, EpochResult) and progress.is_best
-        best = artifacts.write_chunks(database, self.best_pending) if self.best_pending else None
-        last = artifacts.write_chunks(database, self.state.to_bytes())
-        with database.write() as session:
-            jobs.progressed(session, hold, progress=_shape(progress), eta_seconds=self._eta(progress))
-            if best is not None:
-                epoch = self.state.counters.best_epoch
-                artifacts.add_checkpoint(session, hold, best, epoch=epoch, step=progress.step, best=True)
-            epoch = progress.epoch
-            artifacts.add_checkpoint(session, hold, last, epoch=epoch, step=progress.step, best=last_is_best)
-            self._record_metrics(session)
-            data = {"epoch": epoch, "step": progress.step, "bytes": last.bytes, "best": last_is_best}
-            jobs.record_event(session, hold.job_id, "checkpoint", data)
-        self.pending, self.best_pending = [], None
-        artifacts.prune(database)
-        self.written_at = self.told_at = time.monotonic()
-        self.last_seconds = self.written_at - began
-        self.writing_seconds += self.last_seconds
-
-    def _tell(self, progress: StepProgress) -> None:
-        with self.context.database.write() as session:
-            jobs.fenced(session, self.context.hold, progress=_shape(progress), eta_seconds=self._eta(progress))
-            self._record_metrics(session)
-        self.pending = []
-        self.told_at = time.monotonic()
-
-    def _record_metrics(self, session: Session) -> None:
-        """The metrics of epochs not yet written. One that an earlier attempt wrote stays: it is the same."""
-        job_id = self.context.hold.job_id
-        epochs = [result.epoch for result in self.pending]
-        known = set(session.scalars(select(Metric.epoch).where(Metric.job_id == job_id, Metric.epoch.in_(epochs))))
-        for result in self.pending:
-            if result.epoch in known:
-                continue
-            for name, value in result.metrics.items():
-                row = {"job_id": job_id, "name": name, "step": result.step, "epoch": result.epoch, "value": value}
-                session.execute(insert(Metric), {**row, "time": now()})
-            jobs.record_event(session, job_id, "metrics", {**_shape(result), **result.metrics})
-
-    def _eta(self, progress: StepProgress) -> dict[str, float]:
-        """Seconds left, from the speed of this attempt; wide while little has been seen."""
-        left = progress.steps - progress.step
-        trained = max(time.monotonic() - self.started, 1e-9)
-        seconds = left * trained / max(progress.step - self._first_step, 1)
-        doubt = 0.1 + 0.4 / (1 + trained / 5)
-        return {"p10": seconds * (1 - doubt / 2), "p50": seconds, "p90": seconds * (1 + doubt)}
-
-    def __post_init__(self) -> None:
-        self._first_step = self.state.counters.step
+def _resumed_best(context: Context, job: Job, state: TrainState) -> None:
+    """The weights that the job is about: those of its best epoch."""
+    with context.database.read() as session:
+        best = artifacts.best_checkpoint(session, job.id)
+        if best is not None:
+            state.network.load_state_dict(network_of(artifacts.read_blob(session, best.id)))
 
 
-def _shape(progress: StepProgress) -> dict[str, Any]:
-    return {
-        "epoch": progress.epoch,
-        "epochs": progress.epochs,
-        "step": progress.step,
-        "steps": progress.steps,
-        "fraction": progress.step / progress.steps,
-        "images_per_second": progress.images_per_second,
-    }
+def _compare(context: Context, job: Job, state: TrainState) -> None:
+    """The end of a reproduction: are the weights those of the original, and if not, where did they part?"""
+    _resumed_best(context, job, state)
+    found = weights_sha256(state.network.state_dict())
+    with context.database.write() as session:
+        original = jobs.get(session, str(job.reproduces))
+        equal = found == original.result["weights_sha256"] if original.result else False
+        difference = None if equal else reproduction.first_difference(session, original.id, job.id)
+        result = {"reproduces": original.id, "equal": equal, "weights_sha256": found, "first_difference": difference}
+        jobs.succeed(session, context.hold, result)
 
 
 # --- the result ------------------------------------------------------------------------------------------------------
@@ -239,10 +209,7 @@ def _register(
     context: Context, job: Job, pictures: Pictures, state: TrainState, plan: dict[str, Any], stop_reason: str
 ) -> None:
     """Export, certify, evaluate; then program, card, version and the job's end in one transaction."""
-    with context.database.read() as session:
-        best = artifacts.best_checkpoint(session, job.id)
-        if best is not None:
-            state.network.load_state_dict(network_of(artifacts.read_blob(session, best.id)))
+    _resumed_best(context, job, state)
     network = state.network.to("cpu").to(memory_format=torch.contiguous_format).eval()
     classifier = export.Classifier(network, flip=job.spec["test_time_augmentation"] == "flip")
     size = job.spec["image_size"]
@@ -273,6 +240,7 @@ def _register(
         version = artifacts.add_model_version(
             session, str(job.model), job.id, program, card=card, evaluation=evaluation
         )
+        jobs.fenced(session, context.hold, plan=plan)
         result = {
             "model": job.model,
             "version": version.number,

@@ -56,6 +56,8 @@ def _create(session: Session, body: TrainRequest, settings: Settings) -> Answer:
         version_id=version_id,
         dataset=resolved["dataset"],
         model=body.model,
+        goal=body.goal.model_dump() if body.goal else None,
+        budget=body.budget.model_dump() if body.budget else None,
     )
     return Answer(202, shapes.job(job), {"Location": f"/v1/jobs/{job.id}"})
 
@@ -107,6 +109,19 @@ async def show(
 def _show(db: Database, job_id: str) -> dict[str, Any]:
     with db.read() as session:
         return shapes.job(jobs.get(session, job_id))
+
+
+@router.post(
+    "/{job_id}:reproduce", status_code=202, dependencies=[Depends(require("train"))], responses=answers(JOB, 202)
+)
+def reproduce(job_id: str, session: Writing, once: OnceDep, body_sha256: BodySha256) -> JSONResponse:
+    """Trains again from a job's record. `result.equal` of the new job says whether the weights are the same bits."""
+
+    def make() -> Answer:
+        job = jobs.reproduce(session, job_id)
+        return Answer(202, shapes.job(job), {"Location": f"/v1/jobs/{job.id}"})
+
+    return once.do(session, body_sha256, make).response()
 
 
 ACTIONS = {"cancel": jobs.cancel, "stop": jobs.stop, "pause": jobs.pause, "resume": jobs.resume}

@@ -146,6 +146,9 @@ class Job(Base):
     model: Mapped[str | None]
     seed: Mapped[int]
     spec: Mapped[Json]
+    goal: Mapped[Json | None]
+    budget: Mapped[Json | None]
+    reproduces: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
     plan: Mapped[Json | None]  # what the training machine measured and chose; kept by every later attempt
     device: Mapped[str | None]
     progress: Mapped[Json | None]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from service.errors import InvalidValue
-from service.spec import side_while_growing
+from service.networks import side_while_growing
 from workers.training.augment import augment, draws, mix, normalise
 from workers.training.data import Split, epoch_order
 from workers.training.optim import learning_rate
@@ -43,6 +43,18 @@ class EpochResult(StepProgress):
     ended_early: bool
 
 
+class Diverged(InvalidValue):
+    """The loss is no longer a number."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(
+            "diverged",
+            f"the loss is no longer a number at step {step}",
+            hint="lower optimizer.lr, or set precision to fp32",
+            param="/spec/optimizer/lr",
+        )
+
+
 class Run:
     """What stays the same over all epochs of a run."""
 
@@ -63,6 +75,8 @@ class Run:
         self.parts = max(spec["optimizer"]["accumulate"], plan.get("parts", 1))  # a batch is taken in so many
         self.rate = spec["optimizer"]["lr"] * plan.get("rate_scale", 1.0)
         self.goal = goal
+        self.until: int | None = plan.get("until")  # a reproduction of a stopped run ends where that one did
+        self.revisions = dict(plan.get("replay", ()))  # of the steps in all, by step
         self.precision: str = plan["precision"]
         self.layout = torch.channels_last if plan["channels_last"] else torch.contiguous_format
         self.weights = _class_weights(spec["loss"]["class_weights"], train.labels)
@@ -92,7 +106,7 @@ def train(state: TrainState, run: Run) -> Iterator[StepProgress]:
     """Goes on from `state` to the end, yielding an EpochResult per epoch and a StepProgress every quarter second.
 
     The caller may change `state.counters.total` between two steps: the schedule is then compressed or stretched to it.
-    Raises InvalidValue (code `diverged`) when the loss is no longer a number.
+    Raises Diverged.
     """
     counters = state.counters
     counters.total = counters.total or run.steps
@@ -115,9 +129,12 @@ def _epoch(state: TrainState, run: Run) -> Iterator[StepProgress]:
         chosen = order[batch * run.batch_size : (batch + 1) * run.batch_size]
         totals += _step(state, run, chosen, luck)
         counters.step += 1
+        if counters.step in run.revisions:
+            state.revise(run.revisions[counters.step])
         batch += 1
         seen += len(chosen)
-        if time.monotonic() - since >= YIELD_SECONDS and batch < run.batches and counters.step < counters.total:
+        due = time.monotonic() - since >= YIELD_SECONDS or counters.step == run.until
+        if due and batch < run.batches and counters.step < counters.total:
             _settle(state, totals)
             yield _progress(state, run, epoch + 1, seen / (time.monotonic() - started))
             since = time.monotonic()
@@ -189,12 +206,7 @@ def _settle(state: TrainState, totals: torch.Tensor) -> None:
     """Writes what the device has summed up over the epoch into the counters, and looks whether it is still a number."""
     loss, correct = totals.tolist()
     if not np.isfinite(loss):
-        raise InvalidValue(
-            "diverged",
-            f"the loss is no longer a number at step {state.counters.step}",
-            hint="lower optimizer.lr, or set precision to fp32",
-            param="/spec/optimizer/lr",
-        )
+        raise Diverged(state.counters.step)
     state.counters.epoch_loss, state.counters.epoch_correct = loss, round(correct)
 
 

@@ -32,7 +32,8 @@ class Counters:
     epochs_since_lowest: int = 0
     ended: str = ""  # why it ended before its last step
     total: int = 0  # steps of the whole run; a budget may change it
-    seconds: float = 0.0  # that earlier attempts have used, for the budget
+    revisions: list[tuple[int, int]] = field(default_factory=list)  # (step, total) whenever it did
+    seconds: float = 0.0  # that the job has used, for the budget
 
 
 @dataclass
@@ -51,6 +52,15 @@ class TrainState:
         meta = {"counters": asdict(self.counters), "scaler": self.scaler.state_dict()}
         copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
         return save(copies, {"fovea": json.dumps(meta)})
+
+    def revise(self, total: int) -> None:
+        """From the present step on, the run has `total` steps."""
+        self.counters.total = total
+        self.counters.revisions.append((self.counters.step, total))
+
+    def is_finite(self) -> bool:
+        """Are all weights numbers?"""
+        return all(bool(parameter.isfinite().all()) for parameter in self.network.parameters())
 
     def follow(self, decay: float) -> None:
         """Moves the average towards the network, faster in the first steps. Counts are copied."""

@@ -132,6 +132,9 @@ def upgrade() -> None:
         sa.Column("model", sa.String(), nullable=True),
         sa.Column("seed", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("spec", sa.JSON(), nullable=False),
+        sa.Column("goal", sa.JSON(), nullable=True),
+        sa.Column("budget", sa.JSON(), nullable=True),
+        sa.Column("reproduces", sa.String(), nullable=True),
         sa.Column("plan", sa.JSON(), nullable=True),
         sa.Column("device", sa.String(), nullable=True),
         sa.Column("progress", sa.JSON(), nullable=True),
@@ -146,6 +149,7 @@ def upgrade() -> None:
             "'succeeded', 'failed', 'cancelled')",
             name=op.f("ck_jobs_status"),
         ),
+        sa.ForeignKeyConstraint(["reproduces"], ["jobs.id"], name=op.f("fk_jobs_reproduces")),
         sa.ForeignKeyConstraint(["version_id"], ["dataset_versions.id"], name=op.f("fk_jobs_version_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
     )

@@ -1,0 +1,157 @@
+"""Writes down what a training yields: progress every second, checkpoints when they are due; tells it when to end.
+
+Checkpoints are written at epoch ends and, within long epochs, every `checkpoint_seconds`. Where epochs are so short
+that writing would cost more than WRITE_SHARE of the time, several epochs share one, at the latest after
+`checkpoint_seconds`. Their metrics are shown meanwhile: an epoch that a later attempt trains again has the same ones.
+"""
+
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from service import artifacts, jobs
+from service.db.tables import Metric
+from service.ids import now
+from workers.context import Context, Interrupted
+from workers.training.budget import Budget
+from workers.training.loop import Diverged, EpochResult, Run, StepProgress, train
+from workers.training.state import TrainState
+
+log = logging.getLogger("fovea.job")
+
+WRITE_SHARE = 0.02
+PROGRESS_SECONDS = 1.0
+
+
+@dataclass
+class Recorder:
+    context: Context
+    state: TrainState
+    began: float  # time.monotonic() when this attempt began
+    budget: Budget | None = None
+    pending: list[EpochResult] = field(default_factory=list)  # epochs whose metrics are not written yet
+    best_pending: bytes | None = None  # the best of them, when it is no longer the state
+    started: float = field(default_factory=time.monotonic)
+    written_at: float = field(default_factory=time.monotonic)
+    told_at: float = field(default_factory=time.monotonic)
+    writing_seconds: float = 0.0
+    last_seconds: float = 0.0  # that the last checkpoint took
+
+    def __post_init__(self) -> None:
+        self._first_step = self.state.counters.step
+        self._used_before = self.state.counters.seconds
+
+    def follow(self, run: Run) -> str:
+        """Trains until the end or until asked to stop; the reason. Raises Interrupted."""
+        for progress in train(self.state, run):
+            self._keep_to_budget(progress, run)
+            asked = self.context.asked() or ("stop" if progress.step == run.until else None)
+            ended = progress.step == self.state.counters.total
+            if isinstance(progress, EpochResult):
+                self._epoch(progress, must=asked is not None or ended or progress.ended_early)
+            elif asked or time.monotonic() - self.written_at >= self.context.settings.checkpoint_seconds:
+                self._checkpoint(progress)
+            if time.monotonic() - self.told_at >= PROGRESS_SECONDS:
+                self._tell(progress)
+            if asked in ("pause", "shutdown"):
+                raise Interrupted(asked)
+            if asked == "stop":
+                return "stopped"
+        trained = time.monotonic() - self.started
+        log.info("trained for %.2f s, of which checkpoints took %.2f s", trained, self.writing_seconds)
+        shortened = self.state.counters.total < run.steps
+        return self.state.counters.ended or ("budget_exhausted" if shortened else "completed")
+
+    def _keep_to_budget(self, progress: StepProgress, run: Run) -> None:
+        counters = self.state.counters
+        counters.seconds = self._used_before + time.monotonic() - self.began
+        if self.budget is None or counters.step == counters.total:
+            return
+        speed = self._step_seconds(progress)
+        total = self.budget.total(progress.step, counters.total, run.steps, counters.seconds, speed)
+        if total != counters.total:
+            self.state.revise(total)
+
+    def _step_seconds(self, progress: StepProgress) -> float:
+        return max(time.monotonic() - self.started, 1e-9) / max(progress.step - self._first_step, 1)
+
+    def _epoch(self, result: EpochResult, *, must: bool) -> None:
+        self.pending.append(result)
+        if result.is_best:
+            self.best_pending = None
+        if must or self._due():
+            self._checkpoint(result)
+        elif result.is_best:
+            self.best_pending = self.state.to_bytes()
+
+    def _due(self) -> bool:
+        """Is it time for a checkpoint at an epoch end, if it costs what the last one did?"""
+        now = time.monotonic()
+        affordable = self.writing_seconds + self.last_seconds <= WRITE_SHARE * (now - self.started)
+        return affordable or now - self.written_at >= self.context.settings.checkpoint_seconds
+
+    def _checkpoint(self, progress: StepProgress) -> None:
+        """One transaction: manifest, the epochs' metrics, the progress. All of it or nothing."""
+        began = time.monotonic()
+        if not self.state.is_finite():
+            raise Diverged(progress.step)  # before a checkpoint is written that nobody could go back to
+        database, hold = self.context.database, self.context.hold
+        last_is_best = isinstance(progress, EpochResult) and progress.is_best
+        best = artifacts.write_chunks(database, self.best_pending) if self.best_pending else None
+        last = artifacts.write_chunks(database, self.state.to_bytes())
+        with database.write() as session:
+            jobs.progressed(session, hold, progress=_shape(progress), eta_seconds=self._eta(progress))
+            if best is not None:
+                epoch = self.state.counters.best_epoch
+                artifacts.add_checkpoint(session, hold, best, epoch=epoch, step=progress.step, best=True)
+            epoch = progress.epoch
+            artifacts.add_checkpoint(session, hold, last, epoch=epoch, step=progress.step, best=last_is_best)
+            self._record_metrics(session)
+            data = {"epoch": epoch, "step": progress.step, "bytes": last.bytes, "best": last_is_best}
+            jobs.record_event(session, hold.job_id, "checkpoint", data)
+        self.pending, self.best_pending = [], None
+        artifacts.prune(database)
+        self.written_at = self.told_at = time.monotonic()
+        self.last_seconds = self.written_at - began
+        self.writing_seconds += self.last_seconds
+
+    def _tell(self, progress: StepProgress) -> None:
+        with self.context.database.write() as session:
+            jobs.fenced(session, self.context.hold, progress=_shape(progress), eta_seconds=self._eta(progress))
+            self._record_metrics(session)
+        self.pending = []
+        self.told_at = time.monotonic()
+
+    def _record_metrics(self, session: Session) -> None:
+        """The metrics of epochs not yet written. One that an earlier attempt wrote stays: it is the same."""
+        job_id = self.context.hold.job_id
+        epochs = [result.epoch for result in self.pending]
+        known = set(session.scalars(select(Metric.epoch).where(Metric.job_id == job_id, Metric.epoch.in_(epochs))))
+        for result in self.pending:
+            if result.epoch in known:
+                continue
+            for name, value in result.metrics.items():
+                row = {"job_id": job_id, "name": name, "step": result.step, "epoch": result.epoch, "value": value}
+                session.execute(insert(Metric), {**row, "time": now()})
+            jobs.record_event(session, job_id, "metrics", {**_shape(result), **result.metrics})
+
+    def _eta(self, progress: StepProgress) -> dict[str, float]:
+        """Seconds left, from the speed of this attempt; wide while little has been seen."""
+        seconds = (progress.steps - progress.step) * self._step_seconds(progress)
+        doubt = 0.1 + 0.4 / (1 + (time.monotonic() - self.started) / 5)
+        return {"p10": seconds * (1 - doubt / 2), "p50": seconds, "p90": seconds * (1 + doubt)}
+
+
+def _shape(progress: StepProgress) -> dict[str, Any]:
+    return {
+        "epoch": progress.epoch,
+        "epochs": progress.epochs,
+        "step": progress.step,
+        "steps": progress.steps,
+        "fraction": progress.step / progress.steps,
+        "images_per_second": progress.images_per_second,
+    }

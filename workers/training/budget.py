@@ -1,0 +1,28 @@
+"""How many steps a run has, given the seconds it may take: the schedule is compressed to them while it runs.
+
+The plan is made anew as the speed becomes known, and each change is kept with its step: replayed, a run with a budget
+ends with the same weights although the clock no longer decides.
+"""
+
+from dataclasses import dataclass
+
+EXPORT_SECONDS = 2.0  # export, certificate and registration, beside the passes over the pictures
+FORWARD_SHARE = 0.4  # of a training step, for a forward pass of the same batch
+LEAST_CHANGE = 0.01  # of the steps that are left; smaller ones would only fill the record
+
+
+@dataclass(frozen=True)
+class Budget:
+    seconds: float  # for the whole job
+    batch_size: int
+    pictures_at_end: int  # forward passes over pictures once training is over
+
+    def total(self, step: int, planned: int, wanted: int, used: float, step_seconds: float) -> int:
+        """Steps of the whole run: as many as fit, at most those wanted; `planned` when that is nearly the same.
+
+        `used` are the job's seconds so far, `step_seconds` the mean seconds of a step, validation included.
+        """
+        ending = EXPORT_SECONDS + self.pictures_at_end / self.batch_size * step_seconds * FORWARD_SHARE
+        fitting = step + max(int((self.seconds - used - ending) / step_seconds), 1)
+        total = min(fitting, wanted)
+        return planned if abs(total - planned) <= LEAST_CHANGE * (planned - step) else total
