@@ -5,6 +5,9 @@ running -> pausing -> paused -> queued              :pause, :resume
 running | pausing -> cancelling -> cancelled        :cancel
 running -> interrupted -> running                   its worker let go, or died; another attempt goes on
 
+A search has trials: child jobs that no worker claims. The process that holds the search makes them `running` and ends
+them; they are paused and interrupted with the search, and its end is the end of one that is open.
+
 A claim counts an attempt, and the attempt's number fences every later write: a worker that lost its lease changes no
 row and gets LeaseLost. Functions take an open write session; the caller commits.
 """
@@ -31,10 +34,16 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True)
 class Hold:
-    """A worker's claim on a job: what fences its writes."""
+    """A worker's claim on a job: what fences its writes. That on a trial holds as long as that on its search does."""
 
     job_id: str
     attempt: int
+    search: "Hold | None" = None
+
+    @property
+    def claimed(self) -> "Hold":
+        """The hold on the row that the worker claimed: the job, or the search that the trial belongs to."""
+        return self.search or self
 
 
 def submit(
@@ -48,6 +57,7 @@ def submit(
     model: str | None = None,
     goal: dict[str, Any] | None = None,
     budget: dict[str, Any] | None = None,
+    search: dict[str, Any] | None = None,
 ) -> Job:
     job = Job(
         id=new_id("job"),
@@ -60,6 +70,7 @@ def submit(
         model=model,
         goal=goal,
         budget=budget,
+        search=search,
         created_at=now(),
         stop_requested=False,
         attempt=0,
@@ -84,7 +95,7 @@ def get(session: Session, job_id: str) -> Job:
 
 def cancel(session: Session, job_id: str) -> Job:
     """Ends the job and throws away what it made. Repeating is harmless; after another end it is a conflict."""
-    job = get(session, job_id)
+    job = _steered(session, job_id)
     if job.status in ("cancelled", "cancelling"):
         return job
     _refuse(job, "cancel", TERMINAL)
@@ -94,9 +105,9 @@ def cancel(session: Session, job_id: str) -> Job:
 
 
 def stop(session: Session, job_id: str) -> Job:
-    """Ends a training job now and keeps the best model so far."""
-    job = get(session, job_id)
-    if job.type != "train":
+    """Ends a training job or a search now and keeps the best model so far."""
+    job = _steered(session, job_id)
+    if job.type not in ("train", "search"):
         raise Conflict("wrong_type", f"an {job.type} job cannot stop half-way", hint="cancel it instead")
     if job.stop_requested and job.status != "cancelled":
         return job
@@ -108,7 +119,7 @@ def stop(session: Session, job_id: str) -> Job:
 
 
 def pause(session: Session, job_id: str) -> Job:
-    job = get(session, job_id)
+    job = _steered(session, job_id)
     if job.status in ("paused", "pausing"):
         return job
     _refuse(job, "pause", (*TERMINAL, "cancelling"))
@@ -116,7 +127,7 @@ def pause(session: Session, job_id: str) -> Job:
 
 
 def resume(session: Session, job_id: str) -> Job:
-    job = get(session, job_id)
+    job = _steered(session, job_id)
     if job.status in ("queued", "running", "interrupted"):
         return job
     _refuse(job, "resume", (*TERMINAL, "cancelling", "pausing"))
@@ -155,7 +166,7 @@ def claim(session: Session, worker: dict[str, Any], lease_seconds: float) -> Job
     """Takes the oldest claimable job in one statement, or None. The claim is counted as an attempt and a death."""
     oldest = (
         select(Job.id)
-        .where(Job.status.in_(CLAIMABLE))
+        .where(Job.status.in_(CLAIMABLE), Job.parent.is_(None))
         .order_by(Job.created_at, Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -187,6 +198,8 @@ def heartbeat(session: Session, hold: Hold, lease_seconds: float) -> str:
 
 def fenced(session: Session, hold: Hold, **values: Any) -> None:
     """Changes columns of a held job, but never its status. Raises LeaseLost when the hold is no longer valid."""
+    if hold.search is not None:
+        fenced(session, hold.search)
     changed = session.execute(
         update(Job)
         .where(Job.id == hold.job_id, Job.attempt == hold.attempt, Job.status.in_(HELD))
@@ -200,6 +213,8 @@ def fenced(session: Session, hold: Hold, **values: Any) -> None:
 def progressed(session: Session, hold: Hold, **values: Any) -> None:
     """Like `fenced`, and forgets earlier deaths: this attempt has brought the job forward."""
     fenced(session, hold, deaths=1, **values)
+    if hold.search is not None:
+        fenced(session, hold.search, deaths=1)
 
 
 def release(session: Session, hold: Hold, reason: str) -> Job:
@@ -214,12 +229,17 @@ def died(session: Session, hold: Hold, reason: str, max_deaths: int) -> Job:
     return _bury(session, get(session, hold.job_id), reason, max_deaths)
 
 
-def succeed(session: Session, hold: Hold, result: dict[str, Any], stop_reason: str = "completed") -> Job:
+def succeed(
+    session: Session,
+    hold: Hold,
+    result: dict[str, Any],
+    stop_reason: str = "completed",
+    keep_checkpoints: Sequence[str] = (),
+) -> Job:
     fenced(session, hold, result=result)
-    job = get(session, hold.job_id)
-    if job.status == "cancelling":  # cancel beats a finish in the same moment
-        raise LeaseLost(f"{job.id} was cancelled")
-    return _end(session, job, "succeeded", stop_reason=stop_reason)
+    if get(session, hold.claimed.job_id).status == "cancelling":  # cancel beats a finish in the same moment
+        raise LeaseLost(f"{hold.claimed.job_id} was cancelled")
+    return _end(session, get(session, hold.job_id), "succeeded", stop_reason=stop_reason, keep=keep_checkpoints)
 
 
 def fail(session: Session, hold: Hold, error: dict[str, Any]) -> Job:
@@ -231,12 +251,59 @@ def fail(session: Session, hold: Hold, error: dict[str, Any]) -> Job:
 
 
 def held(session: Session) -> Sequence[Job]:
-    return session.scalars(select(Job).where(Job.status.in_(HELD))).all()
+    """The jobs that workers hold; a trial is held with its search."""
+    return session.scalars(select(Job).where(Job.status.in_(HELD), Job.parent.is_(None))).all()
 
 
 def rescue(session: Session, job: Job, reason: str, max_deaths: int) -> Job:
     """Takes a job from a worker that is gone."""
     return _bury(session, job, reason, max_deaths)
+
+
+# --- trials ----------------------------------------------------------------------------------------------------------
+
+
+def trials(session: Session, search_id: str) -> Sequence[Job]:
+    """The trials of a search, in their order."""
+    query = select(Job).where(Job.parent == search_id).order_by(Job.trial)
+    return session.scalars(query.execution_options(populate_existing=True)).all()
+
+
+def start_trial(session: Session, hold: Hold, number: int, spec: dict[str, Any], parameters: dict[str, Any]) -> Job:
+    """A new trial of the held search, running from the start: nobody else could claim it."""
+    fenced(session, hold)
+    search = get(session, hold.job_id)
+    trial = Job(
+        id=new_id("job"),
+        type="train",
+        status="running",
+        parent=search.id,
+        trial=number,
+        parameters=parameters,
+        spec=spec,
+        seed=search.seed,
+        version_id=search.version_id,
+        dataset=search.dataset,
+        model=search.model,
+        created_at=now(),
+        started_at=now(),
+        stop_requested=False,
+        attempt=hold.attempt,
+        deaths=1,
+    )
+    session.add(trial)
+    session.flush()
+    _status_event(session, trial.id, "running", attempt=hold.attempt)
+    return trial
+
+
+def take_up_trial(session: Session, hold: Hold) -> Job | None:
+    """The trial that an earlier attempt of the search left open, running again; None when there is none."""
+    fenced(session, hold)
+    for trial in _open_trials(session, hold.job_id):
+        trial.attempt = hold.attempt
+        return _move(session, trial, "running")
+    return None
 
 
 # --- events ----------------------------------------------------------------------------------------------------------
@@ -275,9 +342,19 @@ def _bury(session: Session, job: Job, reason: str, max_deaths: int) -> Job:
     return _let_go(session, job, reason)
 
 
-def _end(session: Session, job: Job, status: str, *, stop_reason: str, error: dict[str, Any] | None = None) -> Job:
+def _end(
+    session: Session,
+    job: Job,
+    status: str,
+    *,
+    stop_reason: str,
+    error: dict[str, Any] | None = None,
+    keep: Sequence[str] = (),
+) -> Job:
     job.error, job.stop_reason, job.finished_at, job.eta_seconds = error, stop_reason, now(), None
-    delete_checkpoints(session, job.id)
+    delete_checkpoints(session, job.id, keep)
+    if job.type == "search":
+        _end_trials(session, job)
     return _move(session, job, status, error["message"] if error else stop_reason)
 
 
@@ -285,7 +362,30 @@ def _move(session: Session, job: Job, status: str, reason: str | None = None) ->
     job.status = status
     if status not in HELD:
         job.worker, job.lease_expires_at = None, None
+    if job.type == "search" and status in ("paused", "interrupted"):
+        for trial in _open_trials(session, job.id):
+            _move(session, trial, status, reason)
     _status_event(session, job.id, status, reason=reason)
+    return job
+
+
+def _open_trials(session: Session, search_id: str) -> Sequence[Job]:
+    return [trial for trial in trials(session, search_id) if trial.status not in TERMINAL]
+
+
+def _end_trials(session: Session, search: Job) -> None:
+    """Nothing of the trials is needed any more but their records."""
+    for trial in trials(session, search.id):
+        delete_checkpoints(session, trial.id)
+    for trial in _open_trials(session, search.id):
+        _end(session, trial, "cancelled", stop_reason="cancelled")
+
+
+def _steered(session: Session, job_id: str) -> Job:
+    """The job that a client wants to steer. Raises Conflict for a trial: its search decides."""
+    job = get(session, job_id)
+    if job.parent is not None:
+        raise Conflict("is_a_trial", f"{job_id} is a trial of a search", hint=f"steer the search: {job.parent}")
     return job
 
 

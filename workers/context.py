@@ -36,7 +36,7 @@ class Context:
 
     def _ask(self) -> str | None:
         with self.database.read() as session:
-            job = jobs.get(session, self.hold.job_id)
+            job = jobs.get(session, self.hold.claimed.job_id)
             if job.attempt != self.hold.attempt:
                 raise LeaseLost(f"attempt {job.attempt} has the job now")
             if job.status in ("pausing", "cancelling"):

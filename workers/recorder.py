@@ -27,12 +27,23 @@ WRITE_SHARE = 0.02
 PROGRESS_SECONDS = 1.0
 
 
+class Observer:
+    """What else wants to know of a training, and may end it: nothing here, a search for its trials."""
+
+    def ends(self, result: EpochResult) -> str | None:
+        """A reason to end the training with this epoch; it is kept with the checkpoint, so a resumed one ends too."""
+
+    def told(self, session: Session, progress: StepProgress) -> None:
+        """Called in each transaction that writes progress."""
+
+
 @dataclass
 class Recorder:
     context: Context
     state: TrainState
     began: float  # time.monotonic() when this attempt began
     budget: Budget | None = None
+    observer: Observer = field(default_factory=Observer)
     pending: list[EpochResult] = field(default_factory=list)  # epochs whose metrics are not written yet
     best_pending: bytes | None = None  # the best of them, when it is no longer the state
     started: float = field(default_factory=time.monotonic)
@@ -52,7 +63,9 @@ class Recorder:
             asked = self.context.asked() or ("stop" if progress.step == run.until else None)
             ended = progress.step == self.state.counters.total
             if isinstance(progress, EpochResult):
-                self._epoch(progress, must=asked is not None or ended or progress.ended_early)
+                if not ended:
+                    self.state.counters.ended = self.state.counters.ended or self.observer.ends(progress) or ""
+                self._epoch(progress, must=asked is not None or ended or bool(self.state.counters.ended))
             elif asked or time.monotonic() - self.written_at >= self.context.settings.checkpoint_seconds:
                 self._checkpoint(progress)
             if time.monotonic() - self.told_at >= PROGRESS_SECONDS:
@@ -105,6 +118,7 @@ class Recorder:
         last = artifacts.write_chunks(database, self.state.to_bytes())
         with database.write() as session:
             jobs.progressed(session, hold, progress=_shape(progress), eta_seconds=self._eta(progress))
+            self.observer.told(session, progress)
             if best is not None:
                 epoch = self.state.counters.best_epoch
                 artifacts.add_checkpoint(session, hold, best, epoch=epoch, step=progress.step, best=True)
@@ -122,6 +136,7 @@ class Recorder:
     def _tell(self, progress: StepProgress) -> None:
         with self.context.database.write() as session:
             jobs.fenced(session, self.context.hold, progress=_shape(progress), eta_seconds=self._eta(progress))
+            self.observer.told(session, progress)
             self._record_metrics(session)
         self.pending = []
         self.told_at = time.monotonic()

@@ -47,10 +47,10 @@ def main() -> None:
 
 def _preload() -> dict[str, Callable[[Context, Job], None]]:
     """Imports torch now, while there is no job to wait for it."""
-    from workers import import_job, train_job
+    from workers import import_job, search_job, train_job
 
     train_job.warm_up()
-    return {"train": train_job.run, "import": import_job.run}
+    return {"train": train_job.run, "import": import_job.run, "search": search_job.run}
 
 
 def _run(context: Context, work: dict[str, Callable[[Context, Job], None]]) -> None:

@@ -20,7 +20,7 @@ from service.images import RESIZE
 from service.inference.programs import load, pick_device
 from workers import reproduction
 from workers.context import Context
-from workers.recorder import Recorder
+from workers.recorder import Observer, Recorder
 from workers.training import evaluate, export, precision
 from workers.training.budget import Budget
 from workers.training.data import Split
@@ -52,31 +52,72 @@ def warm_up() -> None:
     export.export_program(export.Classifier(torch.nn.Flatten()), 1)
 
 
+@dataclass(frozen=True)
+class Learned:
+    """A training at its end."""
+
+    pictures: Pictures
+    state: TrainState
+    plan: dict[str, Any]
+    stop_reason: str
+
+
 def run(context: Context, job: Job) -> None:
     """Trains to the end and registers the model, or raises Interrupted with a checkpoint written."""
+    learned = learn(context, job)
+    if job.reproduces is not None:
+        _compare(context, job, learned.state)
+    else:
+        register(context, job, make_model(context, job, learned), learned)
+
+
+def learn(context: Context, job: Job, observer: Observer | None = None) -> Learned:
+    """Trains to the end, or raises Interrupted with a checkpoint written."""
     began = time.monotonic()
-    device = pick_device(context.settings.device)
-    threads = context.settings.threads or psutil.cpu_count(logical=False) or 1
-    prepare(device, threads)
+    device, threads = _machine(context)
     pictures = _pictures(context, job)
     plan = job.plan or _plan(context, job, pictures, device, threads)
     while True:
         try:
-            state, stop_reason = _attempt(context, job, pictures, plan, device, began)
+            state, stop_reason = _attempt(context, job, pictures, plan, device, began, observer or Observer())
             break
         except (Diverged, MemoryError, RuntimeError) as error:
             change, reason = remedy(error, plan, job.spec)
         plan = plan | change
         _change_plan(context, plan, reason)
     plan = plan | {"revisions": state.counters.revisions, "last_step": state.counters.step}
-    if job.reproduces is not None:
-        _compare(context, job, state)
-    else:
-        _register(context, job, pictures, state, plan, stop_reason)
+    return Learned(pictures, state, plan, stop_reason)
+
+
+def recall(context: Context, job: Job) -> Learned:
+    """A training that has ended, as it was at its best checkpoint."""
+    device, _ = _machine(context)
+    pictures, plan = _pictures(context, job), job.plan or {}
+    state = start(job.spec, len(pictures.classes), job.seed, device, plan)
+    with context.database.read() as session:
+        best = artifacts.best_checkpoint(session, job.id)
+        if best is None:
+            raise InternalError("checkpoint_missing", f"{job.id} has no checkpoint to make a model of")
+        state.load_bytes(artifacts.read_blob(session, best.id))
+    return Learned(pictures, state, plan, job.stop_reason or "completed")
+
+
+def _machine(context: Context) -> tuple[str, int]:
+    """The device and the number of threads, both prepared."""
+    device = pick_device(context.settings.device)
+    threads = context.settings.threads or psutil.cpu_count(logical=False) or 1
+    prepare(device, threads)
+    return device, threads
 
 
 def _attempt(
-    context: Context, job: Job, pictures: Pictures, plan: dict[str, Any], device: str, began: float
+    context: Context,
+    job: Job,
+    pictures: Pictures,
+    plan: dict[str, Any],
+    device: str,
+    began: float,
+    observer: Observer,
 ) -> tuple[TrainState, str]:
     """Trains from the last checkpoint to the end: the state and the reason for the end."""
     state = start(job.spec, len(pictures.classes), job.seed, device, plan)
@@ -86,7 +127,7 @@ def _attempt(
     if job.budget is not None and job.reproduces is None:
         at_end = 2 * (len(pictures.rows["test"]) + len(pictures.rows["val"]))
         budget = Budget(job.budget["seconds"], run.batch_size, at_end)
-    return state, Recorder(context, state, began, budget).follow(run)
+    return state, Recorder(context, state, began, budget, observer).follow(run)
 
 
 def remedy(error: Exception, plan: dict[str, Any], spec: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -205,10 +246,18 @@ def _compare(context: Context, job: Job, state: TrainState) -> None:
 # --- the result ------------------------------------------------------------------------------------------------------
 
 
-def _register(
-    context: Context, job: Job, pictures: Pictures, state: TrainState, plan: dict[str, Any], stop_reason: str
-) -> None:
-    """Export, certify, evaluate; then program, card, version and the job's end in one transaction."""
+@dataclass(frozen=True)
+class Made:
+    """A certified program with all that is known of it."""
+
+    program: bytes
+    card: dict[str, Any]
+    evaluation: dict[str, Any]
+
+
+def make_model(context: Context, job: Job, learned: Learned) -> Made:
+    """Export, certify, evaluate."""
+    pictures, state = learned.pictures, learned.state
     _resumed_best(context, job, state)
     network = state.network.to("cpu").to(memory_format=torch.contiguous_format).eval()
     classifier = export.Classifier(network, flip=job.spec["test_time_augmentation"] == "flip")
@@ -233,45 +282,46 @@ def _register(
     fitted = evaluate.temperature(val_logits, pictures.labels[val_rows])
     images = [pictures.images[row] for row in rows]
     evaluation = evaluate.report(split, answers, pictures.labels[rows], pictures.classes, fitted, images)
-    card = _card(context, job, pictures, network, plan, certificate, evaluation, state)
-    program = artifacts.write_chunks(context.database, program_bytes)
+    return Made(program_bytes, _card(context, job, network, learned, certificate, evaluation), evaluation)
+
+
+def register(context: Context, job: Job, made: Made, learned: Learned, **more: Any) -> None:
+    """Program, card, version and the job's end in one transaction; `more` goes into the job's result."""
+    program = artifacts.write_chunks(context.database, made.program)
     with context.database.write() as session:
-        jobs.fenced(session, context.hold)
+        jobs.fenced(session, context.hold, plan=learned.plan)
         version = artifacts.add_model_version(
-            session, str(job.model), job.id, program, card=card, evaluation=evaluation
+            session, str(job.model), job.id, program, card=made.card, evaluation=made.evaluation
         )
-        jobs.fenced(session, context.hold, plan=plan)
         result = {
             "model": job.model,
             "version": version.number,
-            "weights_sha256": card["weights_sha256"],
-            "metrics": card["metrics"],
+            "weights_sha256": made.card["weights_sha256"],
+            "metrics": made.card["metrics"],
         }
-        jobs.succeed(session, context.hold, result, stop_reason)
+        jobs.succeed(session, context.hold, result | more, learned.stop_reason)
 
 
 def _card(
     context: Context,
     job: Job,
-    pictures: Pictures,
     network: torch.nn.Module,
-    plan: dict[str, Any],
+    learned: Learned,
     certificate: dict[str, Any],
     evaluation: dict[str, Any],
-    state: TrainState,
 ) -> dict[str, Any]:
     """What the model is and where it came from; serving needs nothing else."""
     with context.database.read() as session:
         version = session.get_one(DatasetVersion, job.version_id)
     return {
-        "classes": pictures.classes,
+        "classes": learned.pictures.classes,
         "image_size": job.spec["image_size"],
         "resize": RESIZE,
         "temperature": evaluation["calibration"]["temperature"],
         "weights_sha256": weights_sha256(network.state_dict()),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "dataset": job.dataset,
-        "metrics": {"accuracy": evaluation["accuracy"]["value"], "best_epoch": state.counters.best_epoch},
+        "metrics": {"accuracy": evaluation["accuracy"]["value"], "best_epoch": learned.state.counters.best_epoch},
         "certificate": certificate,
         "lineage": {
             "job": job.id,
@@ -279,7 +329,7 @@ def _card(
             "archive_sha256": version.archive_sha256,
             "spec": job.spec,
             "seed": job.seed,
-            "plan": {key: plan[key] for key in ("precision", "channels_last")},
+            "plan": {key: learned.plan[key] for key in ("precision", "channels_last")},
             "code": {"fovea": service.__version__, "torch": torch.__version__},
             "trained_at": rfc3339(now()),
         },

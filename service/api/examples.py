@@ -64,6 +64,10 @@ JOB = {
     "goal": {"metric": "accuracy", "at_least": 0.95},
     "budget": {"seconds": 900.0},
     "reproduces": None,
+    "search": None,
+    "parent": None,
+    "trial": None,
+    "parameters": None,
     "seed": 7,
     "device": "cpu",
     "plan": {"precision": "fp32", "channels_last": True, "seconds": {"fp32": 0.07, "fp32_channels_last": 0.05}},
@@ -76,6 +80,44 @@ JOB = {
     "finished_at": None,
 }
 IMPORT_JOB = {**JOB, "type": "import", "spec": {}, "plan": None, "model": None, "status": "queued", "attempt": 0}
+SEARCH = {
+    "type": "search",
+    "model": "flowers",
+    "dataset": "flowers",
+    "seed": 7,
+    "spec": {"epochs": 8},
+    "space": {
+        "/optimizer/lr": {"log_uniform": [0.0001, 0.1]},
+        "/optimizer/name": {"choice": ["adam", "adamw", "sgd"]},
+        "/network": {"choice": ["classic", "resnet18", {"layers": [{"conv": {"filters": 16}}, {"max_pool": 4}]}]},
+        "/loss/label_smoothing": {"uniform": [0, 0.2]},
+    },
+    "trials": 20,
+    "budget": {"seconds": 600},
+    "metric": "val/accuracy",
+}
+TRIAL = {"/optimizer/lr": 0.0021, "/optimizer/name": "adamw", "/network": "classic", "/loss/label_smoothing": 0.04}
+SEARCH_JOB = {
+    **JOB,
+    "type": "search",
+    "status": "succeeded",
+    "is_terminal": True,
+    "stop_reason": "completed",
+    "progress": {"trial": 20, "trials": 20, "fraction": 1.0, "best_value": 0.963},
+    "search": {key: SEARCH[key] for key in ("space", "trials", "metric")},
+    "result": {
+        "trial": "job_06b2c9b7",
+        "parameters": TRIAL,
+        "value": 0.963,
+        "model": "flowers",
+        "version": 2,
+        "weights_sha256": "c0ffee…",
+        "metrics": {"accuracy": 0.951, "best_epoch": 8},
+        "trials": 20,
+        "pruned": 6,
+    },
+    "finished_at": TIME,
+}
 DATASET = {"object": "dataset", "id": "ds_06b2c9a1", "name": "flowers", "versions": 1, "created_at": TIME}
 PUSHED = {"id": "ds_06b2c9a1", "name": "flowers", "version": 1, "job": IMPORT_JOB}
 REPORT = {

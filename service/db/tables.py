@@ -131,6 +131,7 @@ class Job(Base):
     __table_args__ = (
         CheckConstraint(f"status IN {JOB_STATUSES!r}", name="status"),
         Index(None, "status", "created_at"),
+        Index(None, "parent", "trial", unique=True),
     )
     id: Mapped[str] = mapped_column(String, primary_key=True)
     type: Mapped[str]
@@ -149,6 +150,10 @@ class Job(Base):
     goal: Mapped[Json | None]
     budget: Mapped[Json | None]
     reproduces: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    search: Mapped[Json | None]  # of a search: space, trials, metric
+    parent: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))  # of a trial: its search
+    trial: Mapped[int | None]  # its number there, from 1
+    parameters: Mapped[Json | None]  # the values that it tries, by pointer into the spec
     plan: Mapped[Json | None]  # what the training machine measured and chose; kept by every later attempt
     device: Mapped[str | None]
     progress: Mapped[Json | None]

@@ -1,0 +1,314 @@
+"""A search: its trials one after the other in this process, and a model version of the best.
+
+Each trial is a child job, trained by the code that trains any job; its rows (parameters, metrics, result) are all the
+memory that a search has. So a search that was killed takes up its open trial at the last checkpoint, and goes on with
+what is recorded. Trials are judged on the validation split alone; the test split is seen by the one model made.
+"""
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service import artifacts, jobs
+from service.datasets import versions
+from service.db.tables import DatasetVersion, Job, Metric
+from service.errors import Conflict, InternalError, Overloaded, ServiceError
+from service.jobs import Hold
+from service.search import resolve_varied, vary
+from workers import train_job
+from workers.context import Context
+from workers.recorder import Observer
+from workers.sampling import Sampling, Tried
+from workers.training.budget import EXPORT_SECONDS
+from workers.training.loop import EpochResult, StepProgress
+from workers.training.state import network_of, weights_sha256
+
+log = logging.getLogger("fovea.job")
+
+
+@dataclass(frozen=True)
+class Search:
+    """What stays the same over all trials."""
+
+    context: Context
+    job: Job
+    metric: str
+    trials: int
+    sampling: Sampling
+
+    def rows(self) -> list[Job]:
+        with self.context.database.read() as session:
+            return list(jobs.trials(session, self.job.id))
+
+    def best(self, rows: list[Job]) -> Job | None:
+        """The trial with the best value, of equals the one with the lower validation loss, then the earlier one."""
+        whole = [row for row in rows if row.result is not None and row.stop_reason != "pruned"]
+        return max(whole, key=lambda row: self._merit(row.result or {}), default=None)
+
+    def _merit(self, result: dict[str, Any]) -> tuple[float, float]:
+        value = result["value"] if self.sampling.maximise else -result["value"]
+        return value, -result["metrics"]["val/loss"]
+
+
+def run(context: Context, job: Job) -> None:
+    """Runs the trials that are left, and makes a model of the best."""
+    asked = job.search or {}
+    sampling = Sampling(asked["space"], job.seed, asked["trials"], maximise=asked["metric"] == "val/accuracy")
+    search = Search(context, job, asked["metric"], asked["trials"], sampling)
+    trial = _left_open(search)
+    reason: str | None = None
+    while reason is None:
+        if trial is not None and _try(search, trial) == "stopped":
+            reason = "stopped"
+        else:
+            reason = _reason_to_end(search)
+        if reason is None:
+            trial = _next(search)
+    _conclude(search, reason)
+
+
+def _left_open(search: Search) -> Job | None:
+    """The trial that an earlier attempt left open, unless it is what every attempt dies of: then it has failed."""
+    context = search.context
+    with context.database.write() as session:
+        trial = jobs.take_up_trial(session, context.hold)
+    if trial is None or not 1 < search.job.deaths >= context.settings.max_crashes:
+        return trial
+    message = f"its process died {search.job.deaths - 1} times without progress"
+    _failed(search, trial, InternalError("worker_died", message, hint="it may need more memory than there is"))
+    return None
+
+
+def _reason_to_end(search: Search) -> str | None:
+    search.context.let_go()
+    if search.context.asked() == "stop":
+        return "stopped"
+    rows = search.rows()
+    if len(rows) >= search.trials:
+        return "completed"
+    if search.job.budget is not None and rows:
+        longest, used = max(map(_seconds, rows)), sum(map(_seconds, rows))
+        if used + longest + EXPORT_SECONDS > search.job.budget["seconds"]:
+            return "budget_exhausted"
+    return None
+
+
+def _seconds(row: Job) -> float:
+    """Of work on a trial that has ended. A pause is none, but of a failed trial only the clock is known."""
+    return row.result["seconds"] if row.result else (row.finished_at or 0) - (row.started_at or 0)
+
+
+# --- one trial -------------------------------------------------------------------------------------------------------
+
+
+def _next(search: Search) -> Job | None:
+    """The next trial, begun; None when its parameters are impossible together: then it has failed already."""
+    context, base = search.context, search.job.spec
+    with context.database.read() as session:
+        before = _tried(session, search, search.rows())
+        facts = versions.facts(session.get_one(DatasetVersion, search.job.version_id))
+    number = len(before) + 1
+    parameters = search.sampling.propose(number, before)
+    log.info("trial %d tries %s", number, parameters)
+    spec, impossible = vary(base, parameters), None
+    try:
+        spec = resolve_varied(base, parameters, facts, context.settings.max_training_memory_bytes)
+    except ServiceError as error:
+        impossible = error
+    with context.database.write() as session:
+        trial = jobs.start_trial(session, context.hold, number, spec, parameters)
+    if impossible is not None:
+        _failed(search, trial, impossible)
+        return None
+    return trial
+
+
+def _try(search: Search, trial: Job) -> str:
+    """Trains the trial and records how it ended: its stop reason. Raises Interrupted."""
+    with search.context.database.read() as session:
+        rows = search.rows()
+        watch = TrialWatch(search, trial, rows, _tried(session, search, rows[:-1]), _values(session, search, [trial]))
+    hold = Hold(trial.id, search.context.hold.attempt, search.context.hold)
+    try:
+        learned = train_job.learn(replace(search.context, hold=hold), trial, watch)
+    except Overloaded:
+        raise
+    except ServiceError as error:
+        return _failed(search, trial, error)
+    except (MemoryError, RuntimeError) as error:
+        if not train_job.is_out_of_memory(error):
+            raise
+        return _failed(search, trial, Conflict("out_of_memory", str(error)[:300], hint="search smaller networks"))
+    return _finished(search, hold, learned)
+
+
+def _finished(search: Search, hold: Hold, learned: train_job.Learned) -> str:
+    """The trial's result; its best checkpoint is kept, and that of the best before it forgotten, if it is better."""
+    rows = search.rows()
+    before = search.best(rows[:-1])
+    with search.context.database.write() as session:
+        checkpoint = artifacts.best_checkpoint(session, hold.job_id)
+        if checkpoint is None:  # stopped before its first epoch had ended: there is nothing to keep
+            return learned.stop_reason
+        jobs.fenced(session, hold, plan=learned.plan)
+        result = _result(session, search, hold.job_id, checkpoint.id, learned)
+        trial = jobs.succeed(session, hold, result, learned.stop_reason, keep_checkpoints=[checkpoint.id])
+        best = search.best([*rows[:-1], trial])
+        for loser in (before, trial):
+            if loser is not None and loser is not best:
+                jobs.delete_checkpoints(session, loser.id)
+        _tell(session, search, trial, best)
+    artifacts.prune(search.context.database)
+    return learned.stop_reason
+
+
+def _result(
+    session: Session, search: Search, trial_id: str, checkpoint_id: str, learned: train_job.Learned
+) -> dict[str, Any]:
+    counters = learned.state.counters
+    query = select(Metric).where(Metric.job_id == trial_id, Metric.epoch == counters.best_epoch)
+    metrics = {row.name: row.value for row in session.scalars(query)}
+    weights = network_of(artifacts.read_blob(session, checkpoint_id))
+    return {
+        "value": metrics[search.metric],
+        "best_epoch": counters.best_epoch,
+        "metrics": {name: metrics[name] for name in ("val/accuracy", "val/loss")},
+        "weights_sha256": weights_sha256(weights),
+        "seconds": counters.seconds,
+    }
+
+
+def _failed(search: Search, trial: Job, error: ServiceError) -> str:
+    log.warning("trial %s failed: %s", trial.trial, error)
+    hold = Hold(trial.id, search.context.hold.attempt, search.context.hold)
+    rows = search.rows()
+    with search.context.database.write() as session:
+        jobs.progressed(session, hold)
+        failed = jobs.fail(session, hold, error.as_dict())
+        _tell(session, search, failed, search.best(rows))
+    return "failed"
+
+
+def _tell(session: Session, search: Search, trial: Job, best: Job | None) -> None:
+    """The search's progress and event for a trial that has ended."""
+    done, best_value = int(trial.trial or 0), best.result["value"] if best and best.result else None
+    progress = {"trial": done, "trials": search.trials, "fraction": done / search.trials, "best_value": best_value}
+    jobs.progressed(session, search.context.hold, progress=progress)
+    data = {
+        "trial": done,
+        "trials": search.trials,
+        "job": trial.id,
+        "parameters": trial.parameters,
+        "status": trial.status,
+        "stop_reason": trial.stop_reason,
+        "value": trial.result["value"] if trial.result else None,
+        "best_value": best_value,
+        "error": trial.error,
+    }
+    jobs.record_event(session, search.job.id, "metrics", data)
+
+
+# --- while a trial learns --------------------------------------------------------------------------------------------
+
+
+class TrialWatch(Observer):
+    """Prunes a poor trial, and tells how far the search is whenever the trial tells how far it is."""
+
+    def __init__(
+        self, search: Search, trial: Job, rows: list[Job], before: list[Tried], values: dict[str, dict[int, float]]
+    ) -> None:
+        self._search, self._trial, self._before = search, trial, before
+        self._values = values.get(trial.id, {})
+        ended = [row for row in rows if row.id != trial.id]
+        best = search.best(ended)
+        self._best_value = best.result["value"] if best and best.result else None
+        self._mean_seconds = sum(map(_seconds, ended)) / len(ended) if ended else None
+        self._began = time.monotonic()
+
+    def ends(self, result: EpochResult) -> str | None:
+        self._values[result.epoch] = result.metrics[self._search.metric]
+        known = {epoch: value for epoch, value in self._values.items() if epoch <= result.epoch}
+        trial = Tried(self._trial.parameters or {}, known)
+        return "pruned" if self._search.sampling.is_hopeless(trial, result.epochs, self._before) else None
+
+    def told(self, session: Session, progress: StepProgress) -> None:
+        search, share = self._search, progress.step / progress.steps
+        done = len(self._before)
+        told = {
+            "trial": done + 1,
+            "trials": search.trials,
+            "fraction": (done + share) / search.trials,
+            "best_value": self._best_value,
+        }
+        jobs.fenced(session, search.context.hold, progress=told, eta_seconds=self._eta(share))
+
+    def _eta(self, share: float) -> dict[str, float]:
+        """Seconds left: the trials to come take what those before took; a budget may end the search earlier."""
+        mean = self._mean_seconds or (time.monotonic() - self._began) / max(share, 1e-3)
+        seconds = mean * (self._search.trials - len(self._before) - share) + EXPORT_SECONDS
+        if self._search.job.budget is not None:
+            used = mean * (len(self._before) + share)
+            seconds = max(min(seconds, self._search.job.budget["seconds"] - used), EXPORT_SECONDS)
+        return {"p10": 0.5 * seconds, "p50": seconds, "p90": 1.5 * seconds}
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+def _tried(session: Session, search: Search, rows: list[Job]) -> list[Tried]:
+    """What is recorded of the trials that have ended."""
+    values = _values(session, search, rows)
+    return [_known(row, values.get(row.id, {})) for row in rows]
+
+
+def _known(row: Job, values: dict[int, float]) -> Tried:
+    parameters = row.parameters or {}
+    if row.result is None:
+        return Tried(parameters, values, outcome="failed")
+    return Tried(parameters, values, row.result["value"], "pruned" if row.stop_reason == "pruned" else "complete")
+
+
+def _values(session: Session, search: Search, rows: list[Job]) -> dict[str, dict[int, float]]:
+    """The metric of each epoch, of each trial."""
+    found: dict[str, dict[int, float]] = {}
+    ids = [row.id for row in rows]
+    for metric in session.scalars(select(Metric).where(Metric.job_id.in_(ids), Metric.name == search.metric)):
+        found.setdefault(metric.job_id, {})[metric.epoch] = metric.value
+    return found
+
+
+# --- the result ------------------------------------------------------------------------------------------------------
+
+
+def _conclude(search: Search, reason: str) -> None:
+    """Makes a model of the best trial and ends the search. Raises what the first trial failed of when all have."""
+    rows = search.rows()
+    best = search.best(rows)
+    if best is None or best.result is None:
+        raise _nothing_learned(rows)
+    learned = replace(train_job.recall(search.context, best), stop_reason=reason)
+    made = train_job.make_model(search.context, best, learned)
+    made.card["lineage"] |= {"job": search.job.id, "trial": best.id, "parameters": best.parameters}
+    ended = [row for row in rows if row.finished_at is not None]
+    train_job.register(
+        search.context,
+        search.job,
+        made,
+        learned,
+        trial=best.id,
+        parameters=best.parameters,
+        value=best.result["value"],
+        trials=len(ended),
+        pruned=sum(row.stop_reason == "pruned" for row in ended),
+    )
+
+
+def _nothing_learned(rows: list[Job]) -> ServiceError:
+    error = next((row.error for row in rows if row.error), None)
+    if error is None:
+        return Conflict("nothing_learned", "the search was stopped before its first trial had finished an epoch")
+    return Conflict(error["code"], f"all trials failed; the first: {error['message']}", hint=error["hint"])
