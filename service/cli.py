@@ -170,6 +170,30 @@ def train(
     show(job if as_json else [job], as_json, columns)
 
 
+@app.command()
+def search(
+    model: str,
+    space: Annotated[Path, typer.Option(help="a JSON file: pointers into the spec, and what to try there")],
+    dataset: Annotated[str | None, typer.Option(help="the model's name when left out")] = None,
+    trials: int = 20,
+    spec: Annotated[Path | None, typer.Option(help="a JSON file with what all trials share")] = None,
+    seed: int = 0,
+    metric: Annotated[str, typer.Option(help="val/accuracy or val/loss")] = "val/accuracy",
+    budget: Annotated[float | None, typer.Option(help="begin no trial that would end later, in seconds")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="a line per trial")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train variants of a spec; the best becomes the model's next version."""
+    terms: dict[str, Any] = {} if budget is None else {"budget": {"seconds": budget}}
+    terms |= {"trials": trials, "seed": seed, "metric": metric}
+    base = json.loads(spec.read_text()) if spec else {}
+    with connect() as fovea:
+        job = fovea.search(model, dataset or model, json.loads(space.read_text()), base, **terms)
+        if follow and not as_json:
+            job = watch(fovea, job["id"])
+    show(job if as_json else [job], as_json, ("id", "type", "status", "stop_reason"))
+
+
 def watch(fovea: Fovea, job_id: str) -> dict[str, Any]:
     """Prints a line per epoch until the job has ended; Ctrl-C leaves the job running."""
     after: str | None = None
@@ -179,7 +203,8 @@ def watch(fovea: Fovea, job_id: str) -> dict[str, Any]:
             for event in fovea.events(job_id, after):
                 after = event["id"]
                 if event["type"] == "metrics":
-                    out.print(epoch_line(event["data"], job["eta_seconds"]))
+                    line = trial_line if "trial" in event["data"] else epoch_line
+                    out.print(line(event["data"], job["eta_seconds"]))
                 elif event["type"] == "warning":
                     out.print(f"[yellow]{event['data']['message']}[/yellow]")
     except KeyboardInterrupt:
@@ -195,6 +220,20 @@ def epoch_line(data: dict[str, Any], eta: dict[str, float] | None) -> str:
         if key in data:
             words.append(f"{label} {data[key]:.4f}")
     words.append(f"{data['images_per_second']:,.0f} images/s")
+    return "  ".join([*words, f"about {eta['p50']:.0f} s left"] if eta else words)
+
+
+def trial_line(data: dict[str, Any], eta: dict[str, float] | None) -> str:
+    value = "failed" if data["value"] is None else f"{data['value']:.4f}"
+    tried = ", ".join(f"{pointer[1:]} {json.dumps(tried)}" for pointer, tried in data["parameters"].items())
+    words = [
+        f"trial {data['trial']:>3}/{data['trials']}",
+        value,
+        *(["pruned"] if data["stop_reason"] == "pruned" else []),
+    ]
+    if data["best_value"] is not None:
+        words.append(f"best {data['best_value']:.4f}")
+    words.append(tried)
     return "  ".join([*words, f"about {eta['p50']:.0f} s left"] if eta else words)
 
 

@@ -87,6 +87,17 @@ class Fovea:
         job: Json = self._ask("POST", "/v1/jobs", json=body, headers=_once()).json()
         return job
 
+    def search(self, model: str, dataset: str, space: Json, spec: Json | None = None, **more: Any) -> Json:
+        """`space` by JSON pointer: `{"/optimizer/lr": {"log_uniform": [1e-4, 1e-1]}}`; `more` may be `trials=20`,
+        `seed=7`, `metric="val/loss"` and `budget={"seconds": 600}`."""
+        body = {"type": "search", "model": model, "dataset": dataset, "space": space, "spec": spec or {}, **more}
+        job: Json = self._ask("POST", "/v1/jobs", json=body, headers=_once()).json()
+        return job
+
+    def trials(self, job_id: str) -> list[Json]:
+        """The trials of a search, in their order."""
+        return sorted(self.rows("/v1/jobs", parent=job_id, limit=1000), key=lambda row: row["trial"])
+
     def job(self, job_id: str, wait_seconds: float = 0) -> Json:
         return self.get(f"/v1/jobs/{job_id}", wait=wait_seconds)
 

@@ -18,6 +18,7 @@ from service.spec import Budget, DatasetFacts, Name, TrainSpec, resolve
 
 Metric = Literal["val/accuracy", "val/loss"]
 Bounds = Annotated[list[float], Field(min_length=2, max_length=2)]
+WholeBounds = Annotated[list[int], Field(min_length=2, max_length=2)]
 
 
 class Dimension(Strict):
@@ -26,7 +27,7 @@ class Dimension(Strict):
     choice: list[Any] | None = Field(None, min_length=1, max_length=50, description="any JSON values, all different")
     uniform: Bounds | None = None
     log_uniform: Bounds | None = Field(None, description="evenly over the orders of magnitude; low above 0")
-    int: Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
+    int: WholeBounds | None = None
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
@@ -83,7 +84,7 @@ class SearchRequest(Strict):
 
 
 def vary(spec: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
-    """The spec with the values put where the pointers (RFC 6901) say. Raises InvalidValue where a pointer leads nowhere."""
+    """The spec with the values put where the pointers (RFC 6901) say. Raises InvalidValue where one leads nowhere."""
     varied = copy.deepcopy(spec)
     for pointer, value in parameters.items():
         *path, last = (step.replace("~1", "/").replace("~0", "~") for step in pointer[1:].split("/"))

@@ -60,14 +60,12 @@ def run(context: Context, job: Job) -> None:
     sampling = Sampling(asked["space"], job.seed, asked["trials"], maximise=asked["metric"] == "val/accuracy")
     search = Search(context, job, asked["metric"], asked["trials"], sampling)
     trial = _left_open(search)
-    reason: str | None = None
-    while reason is None:
-        if trial is not None and _try(search, trial) == "stopped":
-            reason = "stopped"
-        else:
-            reason = _reason_to_end(search)
-        if reason is None:
-            trial = _next(search)
+    while True:
+        how = None if trial is None else _try(search, trial)
+        reason = "stopped" if how == "stopped" else _reason_to_end(search)
+        if reason is not None:
+            break
+        trial = _next(search)
     _conclude(search, reason)
 
 
@@ -197,7 +195,7 @@ def _tell(session: Session, search: Search, trial: Job, best: Job | None) -> Non
     """The search's progress and event for a trial that has ended."""
     done, best_value = int(trial.trial or 0), best.result["value"] if best and best.result else None
     progress = {"trial": done, "trials": search.trials, "fraction": done / search.trials, "best_value": best_value}
-    jobs.progressed(session, search.context.hold, progress=progress)
+    jobs.progressed(session, search.context.hold, progress=progress, device=trial.device)
     data = {
         "trial": done,
         "trials": search.trials,

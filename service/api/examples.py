@@ -80,6 +80,15 @@ JOB = {
     "finished_at": None,
 }
 IMPORT_JOB = {**JOB, "type": "import", "spec": {}, "plan": None, "model": None, "status": "queued", "attempt": 0}
+TRAIN = {
+    "type": "train",
+    "model": "flowers",
+    "dataset": "flowers",
+    "seed": 7,
+    "spec": {"network": "resnet18", "optimizer": {"name": "adamw"}},
+    "goal": {"metric": "accuracy", "at_least": 0.95},
+    "budget": {"seconds": 900},
+}
 SEARCH = {
     "type": "search",
     "model": "flowers",
@@ -237,6 +246,12 @@ DRY_RUN = {
 def answers(example: Any, status: int = 200) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that answers with such JSON."""
     return {status: {"content": {"application/json": {"example": example}}}}
+
+
+def chosen(status: int, **examples: Any) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that answers with one of several kinds of JSON."""
+    named = {name: {"value": example} for name, example in examples.items()}
+    return {status: {"content": {"application/json": {"examples": named}}}}
 
 
 def listed(example: Any) -> dict[int | str, dict[str, Any]]:

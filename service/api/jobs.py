@@ -6,22 +6,36 @@ import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Body, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from pydantic import Discriminator, Tag
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from service import jobs
-from service.api import shapes
+from service.api import searches, shapes
 from service.api.context import Answer, BodySha256, DatabaseDep, OnceDep, Reading, SettingsDep, Writing, require
-from service.api.examples import CHECKPOINT, DRY_RUN, EVENT, JOB, METRICS, answers, listed
+from service.api.examples import (
+    CHECKPOINT,
+    DRY_RUN,
+    EVENT,
+    JOB,
+    METRICS,
+    SEARCH,
+    SEARCH_JOB,
+    TRAIN,
+    answers,
+    chosen,
+    listed,
+)
 from service.api.paging import PageDep
 from service.datasets import versions
 from service.db import Database
 from service.db.tables import JOB_STATUSES, Checkpoint, Event, Job, Metric
 from service.errors import NotFound
 from service.ids import rfc3339
+from service.search import SearchRequest
 from service.settings import Settings
 from service.spec import TrainRequest, TrainSpec, cost, resolve
 
@@ -29,18 +43,40 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(requi
 POLL_SECONDS = 0.25
 
 
+def _which(body: Any) -> str:
+    asked = body.get("type") if isinstance(body, dict) else getattr(body, "type", None)
+    return "search" if asked == "search" else "train"
+
+
+JobRequest = Annotated[
+    Annotated[TrainRequest, Tag("train")] | Annotated[SearchRequest, Tag("search")],
+    Discriminator(_which),
+    Body(openapi_examples={"train": {"value": TRAIN}, "search": {"value": SEARCH}}),
+]
+
+
 @router.post(
-    "", status_code=202, dependencies=[Depends(require("train"))], responses=answers(JOB, 202) | answers(DRY_RUN)
+    "",
+    status_code=202,
+    dependencies=[Depends(require("train"))],
+    responses=chosen(202, train=JOB, search=SEARCH_JOB) | answers(DRY_RUN),
 )
 def submit(
-    body: TrainRequest,
+    body: JobRequest,
     session: Writing,
     once: OnceDep,
     body_sha256: BodySha256,
     settings: SettingsDep,
     dry_run: bool = False,
 ) -> JSONResponse:
-    """Train a network on a dataset. `?dry_run=true` validates and resolves "auto", and creates nothing."""
+    """Train a network on a dataset, or search for the spec that trains the best one.
+
+    `?dry_run=true` validates and resolves "auto", and creates nothing.
+    """
+    if isinstance(body, SearchRequest):
+        if dry_run:
+            return JSONResponse(searches.dry_run(session, body, settings))
+        return once.do(session, body_sha256, lambda: searches.create(session, body, settings)).response()
     if dry_run:
         return JSONResponse(_resolved(session, body, settings)[1])
     return once.do(session, body_sha256, lambda: _create(session, body, settings)).response()
@@ -81,11 +117,12 @@ def list_jobs(
     session: Reading,
     page: PageDep,
     status: Annotated[str | None, Query(pattern="^(" + "|".join(JOB_STATUSES) + ")$")] = None,
-    type: Literal["import", "train"] | None = None,
+    type: Literal["import", "train", "search"] | None = None,
     model: str | None = None,
+    parent: Annotated[str | None, Query(description="a search: lists its trials")] = None,
 ) -> dict[str, Any]:
-    """All jobs, newest first."""
-    query = select(Job)
+    """All jobs, newest first. The trials of a search are listed with `?parent=` alone."""
+    query = select(Job).where(Job.parent.is_(None) if parent is None else Job.parent == parent)
     for column, wanted in ((Job.status, status), (Job.type, type), (Job.model, model)):
         query = query if wanted is None else query.where(column == wanted)
     return page.read(session, query, Job.id, shapes.job, newest_first=True)
@@ -212,8 +249,9 @@ def checkpoints(job_id: str, session: Reading) -> dict[str, Any]:
 
 @router.get("/{job_id}/log", response_class=PlainTextResponse)
 def log(job_id: str, session: Reading, settings: SettingsDep) -> PlainTextResponse:
-    """What the job's processes printed: the last 256 KiB."""
-    path = settings.logs / f"{jobs.get(session, job_id).id}.log"
+    """What the job's processes printed: the last 256 KiB. A trial's is its search's."""
+    job = jobs.get(session, job_id)
+    path = settings.logs / f"{job.parent or job.id}.log"
     if not path.exists():
         raise NotFound("no_log", "this job has not printed anything", hint="a queued job has no log yet")
     with path.open("rb") as file:

@@ -1,0 +1,55 @@
+"""`POST /v1/jobs` with `"type": "search"`: checks the whole space, then creates one job; its trials come later."""
+
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from service import jobs
+from service.api import shapes
+from service.api.context import Answer
+from service.datasets import versions
+from service.errors import InvalidValue
+from service.search import SearchRequest, check
+from service.settings import Settings
+from service.spec import TrainSpec, cost, resolve
+
+
+def create(session: Session, body: SearchRequest, settings: Settings) -> Answer:
+    resolved = dry_run(session, body, settings)
+    job = jobs.submit(
+        session,
+        "search",
+        spec=body.spec.model_dump(mode="json"),
+        seed=body.seed,
+        version_id=versions.find_ready(session, body.dataset).id,
+        dataset=resolved["dataset"],
+        model=body.model,
+        budget=body.budget.model_dump() if body.budget else None,
+        search=resolved["search"],
+    )
+    return Answer(202, shapes.job(job), {"Location": f"/v1/jobs/{job.id}"})
+
+
+def dry_run(session: Session, body: SearchRequest, settings: Settings) -> dict[str, Any]:
+    """What the base spec resolves to, what it costs, and the search as it would be kept. Raises InvalidValue."""
+    version = versions.find_ready(session, body.dataset)
+    facts, memory_bytes = versions.facts(version), settings.max_training_memory_bytes
+    if not version.splits.get("val"):
+        raise InvalidValue(
+            "no_validation_pictures",
+            "a search compares its trials on the validation split, and this version has none",
+            hint="upload pictures with a val folder, or without any split",
+            param="/dataset",
+        )
+    spec = resolve(body.spec, facts, memory_bytes)
+    check(body, facts, memory_bytes)
+    needed = cost(TrainSpec.model_validate(spec), facts.classes)
+    space = {pointer: dimension.model_dump(exclude_unset=True) for pointer, dimension in body.space.items()}
+    return {
+        "spec": spec,
+        "dataset": versions.reference(session, version),
+        "parameters": needed.parameters,
+        "multiply_adds": needed.multiply_adds,
+        "memory_bytes": needed.memory_bytes,
+        "search": {"space": space, "trials": body.trials, "metric": body.metric},
+    }
