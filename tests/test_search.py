@@ -2,15 +2,27 @@
 
 import random
 import signal
+import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 
+from service import jobs
+from service.db import Database
+from service.db.migrate import upgrade
+from service.jobs import Hold, LeaseLost
 from service.search import SearchRequest, check, vary
+from service.settings import Settings
 from service.spec import DatasetFacts
 from tests.conftest import Fovea, colours_zip
 from tests.test_cli import run
+from workers.context import Context
 from workers.sampling import Sampling, Tried
+from workers.search_job import _left_open
+from workers.trials import Search
 
 SPEC = {
     "network": {"layers": [{"conv": {"filters": 4, "activation": "relu"}}, {"max_pool": 4}]},
@@ -75,9 +87,10 @@ def test_the_best_trial_becomes_the_model(colours: Fovea) -> None:
     assert (lineage["job"], lineage["trial"], lineage["parameters"]) == (job["id"], best["id"], best["parameters"])
     assert colours.http.get("/v1/models/best/evaluation").json()["split"] == "test"
 
-    # the trial's spec trained by itself gives the same weights: a trial is nothing but a training job
-    alone = colours.wait(colours.train("alone", "colours", best["spec"], seed=7)["id"])
-    assert alone["result"]["weights_sha256"] == result["weights_sha256"]
+    # a trial is a training job like any other: from its record it gives the same weights
+    again = colours.wait(colours.http.post(f"/v1/jobs/{best['id']}:reproduce").json()["id"])
+    assert again["result"]["equal"], again
+    assert again["result"]["weights_sha256"] == result["weights_sha256"]
 
     events = colours.http.get(f"/v1/jobs/{job['id']}/events", params={"limit": 1000}).json()["data"]
     told = [event["data"] for event in events if event["type"] == "metrics"]
@@ -173,7 +186,7 @@ def test_a_failing_trial_is_recorded_and_the_search_goes_on(colours: Fovea) -> N
     assert colours.http.get("/v1/models/none").status_code == 404
 
 
-def test_the_command_line_searches_and_shows_each_trial(colours: Fovea, tmp_path) -> None:
+def test_the_command_line_searches_and_shows_each_trial(colours: Fovea, tmp_path: Path) -> None:
     (tmp_path / "space.json").write_text('{"/epochs": {"int": [2, 3]}}')
     (tmp_path / "spec.json").write_text('{"image_size": 32, "precision": "fp32"}')
     words = ("search", "typed", "--dataset", "colours", "--space", str(tmp_path / "space.json"), "--trials", "2")
@@ -291,7 +304,7 @@ def test_a_trial_below_the_median_of_those_before_is_given_up(maximise: bool) ->
 
     def hopeless(value: float, epoch: int, known: list[Tried] = before) -> bool:
         values = dict.fromkeys(range(1, epoch + 1), sign * value)
-        return sampling.is_hopeless(Tried({"/lr": 0.5}, values), 10, known)
+        return sampling.judge(known)(Tried({"/lr": 0.5}, values), 10)
 
     assert hopeless(0.29, 5)
     assert not hopeless(0.31, 5)
@@ -299,3 +312,97 @@ def test_a_trial_below_the_median_of_those_before_is_given_up(maximise: bool) ->
     assert not hopeless(0.0, 5, before[:3]), "too few to compare with"
     failed = Tried({"/lr": 0.5}, {}, outcome="failed")
     assert hopeless(0.29, 5, [*before, failed])
+
+
+@pytest.fixture
+def claimed(tmp_path: Path) -> Iterator[tuple[Database, Hold]]:
+    """A database with one search, claimed."""
+    database = Database(f"sqlite:///{tmp_path / 'fovea.db'}")
+    upgrade(database)
+    with database.write() as session:
+        jobs.submit(session, "search", spec={}, search={"space": {}, "trials": 3, "metric": "val/accuracy"})
+    yield database, claim(database)
+    database.dispose()
+
+
+def claim(database: Database) -> Hold:
+    with database.write() as session:
+        job = jobs.claim(session, {"machine": "here", "pid": 1, "started": 0.0}, 30)
+        assert job is not None
+        return Hold(job.id, job.attempt)
+
+
+def begin(database: Database, hold: Hold) -> Hold:
+    with database.write() as session:
+        trial = jobs.start_trial(session, hold, 1, {}, {"/epochs": 2})
+        return Hold(trial.id, hold.attempt, hold)
+
+
+def test_a_trial_is_claimed_by_nobody_and_held_with_its_search(claimed: tuple[Database, Hold]) -> None:
+    database, hold = claimed
+    trial = begin(database, hold)
+    with database.write() as session:
+        assert [job.id for job in jobs.held(session)] == [hold.job_id]
+        jobs.died(session, hold, "killed", 3)
+    with database.read() as session:
+        assert jobs.get(session, trial.job_id).status == "interrupted"
+    fresh = claim(database)
+    assert fresh.job_id == hold.job_id
+    with database.write() as session:
+        assert jobs.claim(session, {}, 30) is None
+        taken = jobs.take_up_trial(session, fresh)
+        assert taken is not None
+        assert (taken.id, taken.status, taken.attempt) == (trial.job_id, "running", fresh.attempt)
+
+
+def test_a_worker_that_lost_the_search_writes_nothing_of_a_trial(claimed: tuple[Database, Hold]) -> None:
+    database, hold = claimed
+    trial = begin(database, hold)
+    with database.write() as session:
+        jobs.rescue(session, jobs.get(session, hold.job_id), "silent", 3)
+    fresh = claim(database)
+    for write in (
+        lambda session: jobs.fenced(session, trial, progress={}),
+        lambda session: jobs.progressed(session, trial, progress={}),
+        lambda session: jobs.succeed(session, trial, {}),
+        lambda session: jobs.fail(session, trial, {"message": ""}),
+        lambda session: jobs.start_trial(session, hold, 2, {}, {}),
+        lambda session: jobs.take_up_trial(session, hold),
+    ):
+        with pytest.raises(LeaseLost), database.write() as session:
+            write(session)
+    with database.write() as session:
+        assert jobs.take_up_trial(session, fresh) is not None
+    with pytest.raises(IntegrityError), database.write() as session:
+        jobs.start_trial(session, fresh, 1, {}, {})  # a number is given once
+
+
+def test_cancelling_a_search_beats_a_trial_that_ends_in_the_same_moment(claimed: tuple[Database, Hold]) -> None:
+    database, hold = claimed
+    trial = begin(database, hold)
+    with database.write() as session:
+        jobs.cancel(session, hold.job_id)
+    with pytest.raises(LeaseLost), database.write() as session:
+        jobs.succeed(session, trial, {})
+    with database.write() as session:
+        jobs.died(session, hold, "killed", 3)
+        assert {jobs.get(session, job_id).status for job_id in (hold.job_id, trial.job_id)} == {"cancelled"}
+
+
+def test_a_trial_that_every_attempt_dies_of_fails_alone(claimed: tuple[Database, Hold], tmp_path: Path) -> None:
+    database, hold = claimed
+    trial = begin(database, hold)
+    for _ in range(2):
+        with database.write() as session:
+            assert jobs.died(session, hold, "killed", 3).status == "interrupted"
+        hold = claim(database)
+        with database.read() as session:
+            job = jobs.get(session, hold.job_id)
+        context = Context(Settings(data=tmp_path), database, hold, threading.Event())
+        sampling = Sampling({"/epochs": {"int": [1, 3]}}, 1, 3, maximise=True)
+        left = _left_open(Search(context, job, "val/accuracy", 3, sampling))
+        assert (left is None) == (hold.attempt == 3)
+    with database.read() as session:
+        failed = jobs.get(session, trial.job_id)
+        assert (failed.status, failed.error["code"]) == ("failed", "worker_died")
+        assert jobs.get(session, hold.job_id).deaths == 1

@@ -9,6 +9,7 @@ jobs or tables.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -54,12 +55,16 @@ class Sampling:
         asked = study.ask(_distributions(self.space)).params
         return {pointer: _value(self.space[pointer], drawn) for pointer, drawn in sorted(asked.items())}
 
-    def is_hopeless(self, trial: Tried, epochs: int, before: list[Tried]) -> bool:
-        """Is the trial, with its values up to now, poor enough to be given up?"""
-        if max(trial.values, default=0) <= max(1, UNJUDGED_SHARE * epochs):
-            return False
+    def judge(self, before: list[Tried]) -> Callable[[Tried, int], bool]:
+        """Says whether a trial, with its values up to now and its number of epochs, is poor enough to be given up."""
         study = self._study(0, before)
-        return study.pruner.prune(study, self._frozen(trial, optuna.trial.TrialState.RUNNING))
+
+        def is_hopeless(trial: Tried, epochs: int) -> bool:
+            if max(trial.values, default=0) <= max(1, UNJUDGED_SHARE * epochs):
+                return False
+            return study.pruner.prune(study, self._frozen(trial, optuna.trial.TrialState.RUNNING))
+
+        return is_hopeless
 
     def _study(self, number: int, before: list[Tried]) -> optuna.Study:
         sampler = optuna.samplers.TPESampler(

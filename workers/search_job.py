@@ -6,8 +6,7 @@ what is recorded. Trials are judged on the validation split alone; the test spli
 """
 
 import logging
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import select
@@ -21,37 +20,12 @@ from service.jobs import Hold
 from service.search import resolve_varied, vary
 from workers import train_job
 from workers.context import Context
-from workers.recorder import Observer
-from workers.sampling import Sampling, Tried
+from workers.sampling import Sampling
 from workers.training.budget import EXPORT_SECONDS
-from workers.training.loop import EpochResult, StepProgress
 from workers.training.state import network_of, weights_sha256
+from workers.trials import Search, TrialWatch, metric_values, seconds_of, tried
 
 log = logging.getLogger("fovea.job")
-
-
-@dataclass(frozen=True)
-class Search:
-    """What stays the same over all trials."""
-
-    context: Context
-    job: Job
-    metric: str
-    trials: int
-    sampling: Sampling
-
-    def rows(self) -> list[Job]:
-        with self.context.database.read() as session:
-            return list(jobs.trials(session, self.job.id))
-
-    def best(self, rows: list[Job]) -> Job | None:
-        """The trial with the best value, of equals the one with the lower validation loss, then the earlier one."""
-        whole = [row for row in rows if row.result is not None and row.stop_reason != "pruned"]
-        return max(whole, key=lambda row: self._merit(row.result or {}), default=None)
-
-    def _merit(self, result: dict[str, Any]) -> tuple[float, float]:
-        value = result["value"] if self.sampling.maximise else -result["value"]
-        return value, -result["metrics"]["val/loss"]
 
 
 def run(context: Context, job: Job) -> None:
@@ -89,15 +63,10 @@ def _reason_to_end(search: Search) -> str | None:
     if len(rows) >= search.trials:
         return "completed"
     if search.job.budget is not None and rows:
-        longest, used = max(map(_seconds, rows)), sum(map(_seconds, rows))
+        longest, used = max(map(seconds_of, rows)), sum(map(seconds_of, rows))
         if used + longest + EXPORT_SECONDS > search.job.budget["seconds"]:
             return "budget_exhausted"
     return None
-
-
-def _seconds(row: Job) -> float:
-    """Of work on a trial that has ended. A pause is none, but of a failed trial only the clock is known."""
-    return row.result["seconds"] if row.result else (row.finished_at or 0) - (row.started_at or 0)
 
 
 # --- one trial -------------------------------------------------------------------------------------------------------
@@ -107,7 +76,7 @@ def _next(search: Search) -> Job | None:
     """The next trial, begun; None when its parameters are impossible together: then it has failed already."""
     context, base = search.context, search.job.spec
     with context.database.read() as session:
-        before = _tried(session, search, search.rows())
+        before = tried(session, search, search.rows())
         facts = versions.facts(session.get_one(DatasetVersion, search.job.version_id))
     number = len(before) + 1
     parameters = search.sampling.propose(number, before)
@@ -117,19 +86,21 @@ def _next(search: Search) -> Job | None:
         spec = resolve_varied(base, parameters, facts, context.settings.max_training_memory_bytes)
     except ServiceError as error:
         impossible = error
+    rows = search.rows()
     with context.database.write() as session:
         trial = jobs.start_trial(session, context.hold, number, spec, parameters)
-    if impossible is not None:
-        _failed(search, trial, impossible)
-        return None
-    return trial
+        if impossible is not None:
+            _record_failure(session, search, trial, impossible, search.best(rows))
+    return trial if impossible is None else None
 
 
 def _try(search: Search, trial: Job) -> str:
     """Trains the trial and records how it ended: its stop reason. Raises Interrupted."""
     with search.context.database.read() as session:
         rows = search.rows()
-        watch = TrialWatch(search, trial, rows, _tried(session, search, rows[:-1]), _values(session, search, [trial]))
+        watch = TrialWatch(
+            search, trial, rows, tried(session, search, rows[:-1]), metric_values(session, search, [trial])
+        )
     hold = Hold(trial.id, search.context.hold.attempt, search.context.hold)
     try:
         learned = train_job.learn(replace(search.context, hold=hold), trial, watch)
@@ -148,12 +119,13 @@ def _finished(search: Search, hold: Hold, learned: train_job.Learned) -> str:
     """The trial's result; its best checkpoint is kept, and that of the best before it forgotten, if it is better."""
     rows = search.rows()
     before = search.best(rows[:-1])
-    with search.context.database.write() as session:
+    with search.context.database.read() as session:
         checkpoint = artifacts.best_checkpoint(session, hold.job_id)
         if checkpoint is None:  # stopped before its first epoch had ended: there is nothing to keep
             return learned.stop_reason
-        jobs.fenced(session, hold, plan=learned.plan)
         result = _result(session, search, hold.job_id, checkpoint.id, learned)
+    with search.context.database.write() as session:
+        jobs.fenced(session, hold, plan=learned.plan)
         trial = jobs.succeed(session, hold, result, learned.stop_reason, keep_checkpoints=[checkpoint.id])
         best = search.best([*rows[:-1], trial])
         for loser in (before, trial):
@@ -181,14 +153,16 @@ def _result(
 
 
 def _failed(search: Search, trial: Job, error: ServiceError) -> str:
+    best = search.best(search.rows())
+    with search.context.database.write() as session:
+        _record_failure(session, search, trial, error, best)
+    return "failed"
+
+
+def _record_failure(session: Session, search: Search, trial: Job, error: ServiceError, best: Job | None) -> None:
     log.warning("trial %s failed: %s", trial.trial, error)
     hold = Hold(trial.id, search.context.hold.attempt, search.context.hold)
-    rows = search.rows()
-    with search.context.database.write() as session:
-        jobs.progressed(session, hold)
-        failed = jobs.fail(session, hold, error.as_dict())
-        _tell(session, search, failed, search.best(rows))
-    return "failed"
+    _tell(session, search, jobs.fail(session, hold, error.as_dict()), best)
 
 
 def _tell(session: Session, search: Search, trial: Job, best: Job | None) -> None:
@@ -208,75 +182,6 @@ def _tell(session: Session, search: Search, trial: Job, best: Job | None) -> Non
         "error": trial.error,
     }
     jobs.record_event(session, search.job.id, "metrics", data)
-
-
-# --- while a trial learns --------------------------------------------------------------------------------------------
-
-
-class TrialWatch(Observer):
-    """Prunes a poor trial, and tells how far the search is whenever the trial tells how far it is."""
-
-    def __init__(
-        self, search: Search, trial: Job, rows: list[Job], before: list[Tried], values: dict[str, dict[int, float]]
-    ) -> None:
-        self._search, self._trial, self._before = search, trial, before
-        self._values = values.get(trial.id, {})
-        ended = [row for row in rows if row.id != trial.id]
-        best = search.best(ended)
-        self._best_value = best.result["value"] if best and best.result else None
-        self._mean_seconds = sum(map(_seconds, ended)) / len(ended) if ended else None
-        self._began = time.monotonic()
-
-    def ends(self, result: EpochResult) -> str | None:
-        self._values[result.epoch] = result.metrics[self._search.metric]
-        known = {epoch: value for epoch, value in self._values.items() if epoch <= result.epoch}
-        trial = Tried(self._trial.parameters or {}, known)
-        return "pruned" if self._search.sampling.is_hopeless(trial, result.epochs, self._before) else None
-
-    def told(self, session: Session, progress: StepProgress) -> None:
-        search, share = self._search, progress.step / progress.steps
-        done = len(self._before)
-        told = {
-            "trial": done + 1,
-            "trials": search.trials,
-            "fraction": (done + share) / search.trials,
-            "best_value": self._best_value,
-        }
-        jobs.fenced(session, search.context.hold, progress=told, eta_seconds=self._eta(share))
-
-    def _eta(self, share: float) -> dict[str, float]:
-        """Seconds left: the trials to come take what those before took; a budget may end the search earlier."""
-        mean = self._mean_seconds or (time.monotonic() - self._began) / max(share, 1e-3)
-        seconds = mean * (self._search.trials - len(self._before) - share) + EXPORT_SECONDS
-        if self._search.job.budget is not None:
-            used = mean * (len(self._before) + share)
-            seconds = max(min(seconds, self._search.job.budget["seconds"] - used), EXPORT_SECONDS)
-        return {"p10": 0.5 * seconds, "p50": seconds, "p90": 1.5 * seconds}
-
-
-# --- memory ----------------------------------------------------------------------------------------------------------
-
-
-def _tried(session: Session, search: Search, rows: list[Job]) -> list[Tried]:
-    """What is recorded of the trials that have ended."""
-    values = _values(session, search, rows)
-    return [_known(row, values.get(row.id, {})) for row in rows]
-
-
-def _known(row: Job, values: dict[int, float]) -> Tried:
-    parameters = row.parameters or {}
-    if row.result is None:
-        return Tried(parameters, values, outcome="failed")
-    return Tried(parameters, values, row.result["value"], "pruned" if row.stop_reason == "pruned" else "complete")
-
-
-def _values(session: Session, search: Search, rows: list[Job]) -> dict[str, dict[int, float]]:
-    """The metric of each epoch, of each trial."""
-    found: dict[str, dict[int, float]] = {}
-    ids = [row.id for row in rows]
-    for metric in session.scalars(select(Metric).where(Metric.job_id.in_(ids), Metric.name == search.metric)):
-        found.setdefault(metric.job_id, {})[metric.epoch] = metric.value
-    return found
 
 
 # --- the result ------------------------------------------------------------------------------------------------------
