@@ -16,6 +16,9 @@ from service.errors import InvalidValue
 from service.layers import Strict
 from service.spec import Budget, DatasetFacts, Name, TrainSpec, resolve
 
+DEEPEST = 64  # lists and objects in a choice
+SHOWN = 80  # characters of a value in an error
+
 Metric = Literal["val/accuracy", "val/loss"]
 Bounds = Annotated[list[float], Field(min_length=2, max_length=2)]
 WholeBounds = Annotated[list[int], Field(min_length=2, max_length=2)]
@@ -35,6 +38,8 @@ class Dimension(Strict):
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(type(self).model_fields)}")
         if self.choice is not None:
+            if _depth(self.choice) > DEEPEST:
+                raise ValueError(f"a value is nested more than {DEEPEST} deep")
             if len({json.dumps(value, sort_keys=True) for value in self.choice}) != len(self.choice):
                 raise ValueError("the same value is there twice")
             return self
@@ -50,6 +55,15 @@ class Dimension(Strict):
         for kind in ("choice", "uniform", "log_uniform", "int"):
             for index, value in enumerate(getattr(self, kind) or ()):
                 yield f"{kind}/{index}", value
+
+
+def _depth(value: Any) -> int:
+    """How deep lists and objects are nested, without recursion: a client may send what no stack would hold."""
+    depth, level = 0, [value]
+    while level := [one for one in level if isinstance(one, dict | list)]:
+        depth += 1
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    return depth
 
 
 def _pointer(text: str) -> str:
@@ -143,7 +157,7 @@ def check(request: SearchRequest, facts: DatasetFacts, memory_bytes: int | None 
                 nowhere = error.code == "pointer_leads_nowhere"
                 raise InvalidValue(
                     error.code,
-                    error.detail if nowhere else f"{pointer} = {json.dumps(value)}: {error.detail}",
+                    error.detail if nowhere else f"{pointer} = {json.dumps(value)[:SHOWN]}: {error.detail}",
                     hint=error.hint,
                     param=f"/space/{escaped}" if nowhere else f"/space/{escaped}/{place}",
                 ) from error

@@ -1,5 +1,6 @@
 """Searches through real processes: the best trial becomes the model, whatever dies meanwhile."""
 
+import json
 import math
 import random
 import signal
@@ -221,6 +222,7 @@ def test_the_command_line_searches_and_shows_each_trial(colours: Fovea, tmp_path
         ({"/optimizer/lr": {"uniform": [0.1, 1], "choice": [1]}}, "invalid_value", "/space/~1optimizer~1lr"),
         ({"/optimizer/lr": {"choice": [0.1, 0.1]}}, "invalid_value", "/space/~1optimizer~1lr"),
         ({"/optimizer": {"choice": [{}]}, "/optimizer/lr": {"choice": [0.1]}}, "invalid_value", ""),
+        ({"/network": {"choice": [json.loads("[" * 500 + "]" * 500)]}}, "invalid_value", "/space/~1network"),
         ({}, "invalid_value", "/space"),
         ({"/epochs": {"normal": [1, 2]}}, "unknown_field", "/space/~1epochs/normal"),
     ],
