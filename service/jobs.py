@@ -48,6 +48,8 @@ def submit(
     model: str | None = None,
     goal: dict[str, Any] | None = None,
     budget: dict[str, Any] | None = None,
+    reasons: dict[str, str] | None = None,
+    estimate: dict[str, Any] | None = None,
 ) -> Job:
     job = Job(
         id=new_id("job"),
@@ -60,6 +62,8 @@ def submit(
         model=model,
         goal=goal,
         budget=budget,
+        reasons=reasons,
+        estimate=estimate,
         created_at=now(),
         stop_requested=False,
         attempt=0,
@@ -141,6 +145,7 @@ def reproduce(session: Session, job_id: str) -> Job:
         model=original.model,
         goal=original.goal,
         budget=original.budget,
+        reasons=original.reasons,
     )
     plan = dict(original.plan or {})
     replay = {"replay": plan.pop("revisions", []), "until": plan.pop("last_step", None)}
