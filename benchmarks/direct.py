@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from service.auto import DatasetFacts, resolve
 from service.inference.programs import load
-from service.spec import DatasetFacts, TrainSpec, resolve
+from service.spec import TrainSpec
 from workers import train_job
 from workers.training import evaluate, export
 from workers.training.data import Split

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.pictures import write_zip
 from service import images
-from service.spec import DatasetFacts, TrainSpec, resolve
+from service.auto import DatasetFacts, resolve
+from service.spec import TrainSpec
 from workers.training import precision
 from workers.training.data import Split
 from workers.training.loop import EpochResult, Run, train

@@ -57,6 +57,8 @@ def submit(
     model: str | None = None,
     goal: dict[str, Any] | None = None,
     budget: dict[str, Any] | None = None,
+    reasons: dict[str, str] | None = None,
+    estimate: dict[str, Any] | None = None,
     search: dict[str, Any] | None = None,
 ) -> Job:
     job = Job(
@@ -70,6 +72,8 @@ def submit(
         model=model,
         goal=goal,
         budget=budget,
+        reasons=reasons,
+        estimate=estimate,
         search=search,
         created_at=now(),
         stop_requested=False,
@@ -152,6 +156,7 @@ def reproduce(session: Session, job_id: str) -> Job:
         model=original.model,
         goal=original.goal,
         budget=original.budget,
+        reasons=original.reasons,
     )
     plan = dict(original.plan or {})
     replay = {"replay": plan.pop("revisions", []), "until": plan.pop("last_step", None)}

@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from service.auto import DatasetFacts, resolve
 from service.errors import InvalidValue
 from service.layers import Strict
-from service.spec import Budget, DatasetFacts, Name, TrainSpec, resolve
+from service.spec import Budget, Name, TrainSpec
 
 DEEPEST = 64  # lists and objects in a choice
 SHOWN = 80  # characters of a value in an error
@@ -142,6 +143,12 @@ def resolve_varied(
         where = "/".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
         raise InvalidValue("invalid_value", f"{where}: {message}", hint="/docs shows what a spec may be") from error
+    if varied.initial_weights not in (None, "pretrained"):
+        raise InvalidValue(
+            "not_in_a_search",
+            "a search begins with random or pretrained weights",
+            hint="search without them; train from a model of your own afterwards",
+        )
     return resolve(varied, facts, memory_bytes)
 
 

@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     checkpoint_seconds: float = Field(30.0, gt=0, description="longest training time between two checkpoints")
     max_crashes: int = Field(3, gt=0, description="deaths without progress after which a job is failed")
     stuck_seconds: float = Field(900.0, gt=0, description="a job without a step for this long is ended as failed")
+    weights_dir: Path | None = Field(None, description="folder of pretrained weights: <network>.safetensors or .pth")
     threads: int = Field(0, ge=0, description="threads of a training job; 0 is one per core")
 
     model_memory_bytes: int = Field(2 * GiB, gt=0, description="memory for loaded models; least recently used go first")

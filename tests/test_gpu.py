@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from service.spec import DatasetFacts, TrainSpec, resolve
+from service.auto import DatasetFacts, resolve
+from service.spec import TrainSpec
 from workers.training import precision
 from workers.training.data import Split
 from workers.training.loop import EpochResult, Run, train

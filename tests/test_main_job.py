@@ -101,6 +101,8 @@ def test_the_examples_in_the_documentation_have_the_fields_of_real_answers(share
         "CLASSIFIED": shared.http.post("/v1/models/digits/classify", content=png(np.zeros((8, 8), np.uint8))).json(),
         "NEW_KEY": shared.http.post("/v1/keys", json={"name": "x", "scopes": ["predict"]}).json(),
         "NETWORK": get("/v1/networks").json()["data"][-1],
+        "NETWORK_DETAILS": get("/v1/networks/compact").json(),
+        "CALIBRATION": get("/v1/estimates/calibration").json(),
         "INFO": get("/v1/info").json(),
         "READY": get("/readyz").json(),
         "PROBLEM": get("/v1/jobs/nothing").json(),
@@ -111,6 +113,7 @@ def test_the_examples_in_the_documentation_have_the_fields_of_real_answers(share
     for name, answer in real.items():
         assert set(getattr(examples, name)) == set(answer), name
     assert set(examples.SPEC) == set(job["spec"])
+    assert {"inside", "actual_seconds"} <= set(job["estimate"])
     assert set(examples.REPORT) == set(real["VERSION"]["report"])
 
 

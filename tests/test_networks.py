@@ -7,10 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.models import get_model, get_model_weights
 
+from service.auto import DatasetFacts, explained, resolve
 from service.errors import InvalidValue
 from service.inference.programs import load
 from service.layers import LayersNetwork, shapes
 from service.networks import NETWORKS
+from service.spec import TrainSpec
 from workers.training import export
 from workers.training.networks import ACTIVATIONS, build
 
@@ -89,3 +91,45 @@ def test_a_named_network_learns_a_step_and_its_export_answers_alike(name: str) -
 def test_a_named_network_runs_at_its_smallest_size(name: str) -> None:
     side = NETWORKS[name].smallest
     assert get_model(name, num_classes=3).eval()(torch.zeros(1, 3, side, side)).shape == (1, 3)
+
+
+def test_auto_chooses_by_the_pictures_the_time_and_the_speed_and_says_why() -> None:
+    spec = TrainSpec()
+    small, reasons = explained(spec, DatasetFacts(1200, 10, 28, grey=True), gflops=40)
+    assert (small["network"], small["image_size"]) == ("compact", 32)
+    assert small["augment"]["horizontal_flip"] is False
+    assert set(reasons) >= {
+        "network",
+        "image_size",
+        "batch_size",
+        "epochs",
+        "optimizer.lr",
+        "schedule",
+        "augment",
+        "ema",
+    }
+    photos = DatasetFacts(1200, 10, 400, grey=False, imbalance=5.0)
+    slow, quick = (resolve(spec, photos, gflops=gflops) for gflops in (40, 40_000))
+    assert slow["image_size"] < quick["image_size"]
+    assert quick["loss"]["class_weights"] == "balanced"
+    hurried = resolve(spec, photos, budget_seconds=30, gflops=40)
+    assert (hurried["image_size"], hurried["epochs"]) < (slow["image_size"], slow["epochs"])
+    textbook = resolve(TrainSpec(network="classic"), photos)
+    assert textbook["optimizer"]["name"] == "adam"
+    assert textbook["loss"]["label_smoothing"] == 0.0
+    assert textbook["optimizer"]["lr"] == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"progressive": {"start": 0.5}, "network": "classic"}, "/spec/progressive"),
+        ({"initial_weights": "pretrained", "network": "compact"}, "/spec/initial_weights"),
+        ({"network": "alexnet", "image_size": 32}, "/spec/image_size"),
+        ({"network": "vgg16_bn", "batch_size": 8192, "image_size": 512}, "/spec/network"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_field_that_says_so(changes: dict, param: str) -> None:
+    with pytest.raises(InvalidValue) as caught:
+        resolve(TrainSpec.model_validate(changes), DatasetFacts(1000, 3, 100, grey=False), 2**33)
+    assert caught.value.param == param

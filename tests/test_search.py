@@ -14,12 +14,12 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from service import jobs
+from service.auto import DatasetFacts
 from service.db import Database
 from service.db.migrate import upgrade
 from service.jobs import Hold, LeaseLost
 from service.search import SearchRequest, check, vary
 from service.settings import Settings
-from service.spec import DatasetFacts
 from tests.conftest import Fovea, colours_zip
 from tests.test_cli import run
 from workers.context import Context
@@ -213,6 +213,7 @@ def test_the_command_line_searches_and_shows_each_trial(colours: Fovea, tmp_path
             "impossible_shape",
             "/space/~1image_size/choice/0",
         ),
+        ({"/initial_weights": {"choice": [None, "flowers:3"]}}, "not_in_a_search", "/space/~1initial_weights/choice/1"),
         ({"/ema/decay": {"uniform": [0.9, 0.99]}}, "pointer_leads_nowhere", "/space/~1ema~1decay"),
         ({"/network/layers/7/conv": {"choice": [1]}}, "pointer_leads_nowhere", "/space/~1network~1layers~17~1conv"),
         ({"optimizer": {"choice": [1]}}, "invalid_value", None),

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from service.auto import DatasetFacts, resolve
 from service.errors import InvalidValue
 from service.inference.score import probabilities
-from service.spec import DatasetFacts, TrainSpec, resolve
+from service.spec import TrainSpec
 from workers.train_job import remedy
 from workers.training import evaluate, export
 from workers.training.augment import augment, draws, mix

@@ -11,13 +11,15 @@ import torch
 from sqlalchemy import select
 
 import service
-from service import artifacts, jobs
+from service import artifacts, estimates, jobs, measurements
+from service.auto import FLOPS_PER_MULTIPLY_ADD, cost
 from service.datasets import importer
-from service.db.tables import DatasetVersion, Item, Job, Measurement
+from service.db.tables import DatasetVersion, Item, Job, Metric
 from service.errors import InternalError
 from service.ids import now, rfc3339
 from service.images import RESIZE
-from service.inference.programs import load, pick_device
+from service.inference.programs import load, pick_device, weights_of
+from service.spec import TrainSpec
 from workers import reproduction
 from workers.context import Context
 from workers.recorder import Observer, Recorder
@@ -26,6 +28,7 @@ from workers.training.budget import Budget
 from workers.training.data import Split
 from workers.training.loop import Diverged, Run
 from workers.training.state import TrainState, network_of, prepare, start, weights_sha256
+from workers.training.weights import Initial, pretrained
 
 log = logging.getLogger("fovea.job")
 
@@ -120,7 +123,7 @@ def _attempt(
     observer: Observer,
 ) -> tuple[TrainState, str]:
     """Trains from the last checkpoint to the end: the state and the reason for the end."""
-    state = start(job.spec, len(pictures.classes), job.seed, device, plan)
+    state = start(job.spec, len(pictures.classes), job.seed, device, plan, _initial(context, job, pictures))
     _resume(context, job, state)
     run = Run(pictures.split("train", device), pictures.split("val", device), job.spec, plan, job.seed, job.goal)
     budget = None
@@ -128,6 +131,19 @@ def _attempt(
         at_end = 2 * (len(pictures.rows["test"]) + len(pictures.rows["val"]))
         budget = Budget(job.budget["seconds"], run.batch_size, at_end)
     return state, Recorder(context, state, began, budget, observer).follow(run)
+
+
+def _initial(context: Context, job: Job, pictures: Pictures) -> Initial | None:
+    """The weights that the spec says to begin with: torchvision's, or those of a model version of one's own."""
+    wanted = job.spec["initial_weights"]
+    if wanted is None:
+        return None
+    if wanted == "pretrained":
+        return Initial(pretrained(job.spec["network"], context.settings.weights_dir))
+    with context.database.read() as session:
+        _, version = artifacts.find_version(session, wanted)
+        data = artifacts.read_blob(session, version.program_id)
+    return Initial(weights_of(data), with_head=version.card["classes"] == pictures.classes)
 
 
 def remedy(error: Exception, plan: dict[str, Any], spec: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -158,8 +174,8 @@ def _change_plan(context: Context, plan: dict[str, Any], reason: str) -> None:
     with context.database.write() as session:
         jobs.fenced(session, context.hold, plan=plan)
         jobs.record_event(session, context.hold.job_id, "warning", {"message": reason})
-        if "parts" in plan and (measured := session.get(Measurement, plan["key"])):
-            measured.value = {**measured.value, "parts": plan["parts"]}  # the next job begins with what worked
+        if "parts" in plan and (measured := measurements.known(session, plan["key"])):
+            measurements.keep(session, plan["key"], measured | {"parts": plan["parts"]})  # for the next job
 
 
 def _pictures(context: Context, job: Job) -> Pictures:
@@ -186,11 +202,11 @@ def _plan(context: Context, job: Job, pictures: Pictures, device: str, threads: 
     machine = f"{device}:{torch.cuda.get_device_name(device) if device != 'cpu' else _processor()}:{threads}"
     key = f"{machine}:{torch.__version__}:{spec['network']}:{spec['image_size']}:{batch}:{spec['precision']}"
     with context.database.read() as session:
-        known = session.get(Measurement, key)
-    plan = known.value if known else {"key": key, **_measured(job, classes, batch, device)}
+        known = measurements.known(session, key)
+    plan = known or {"key": key, **_measured(job, classes, batch, device)}
     with context.database.write() as session:
         if known is None:
-            session.merge(Measurement(key=key, value=plan, created_at=now()))
+            measurements.keep(session, key, plan)
         jobs.fenced(session, context.hold, plan=plan, device=device)
     return plan
 
@@ -293,6 +309,11 @@ def register(context: Context, job: Job, made: Made, learned: Learned, **more: A
         version = artifacts.add_model_version(
             session, str(job.model), job.id, program, card=made.card, evaluation=made.evaluation
         )
+        row = jobs.get(session, job.id)
+        if row.attempt == 1 and learned.stop_reason == "completed":
+            estimates.close(session, row, now() - (row.started_at or now()))
+        if (rate := _gflops(context, job, len(made.card["classes"]))) is not None:
+            measurements.trained_at(session, rate)
         result = {
             "model": job.model,
             "version": version.number,
@@ -300,6 +321,15 @@ def register(context: Context, job: Job, made: Made, learned: Learned, **more: A
             "metrics": made.card["metrics"],
         }
         jobs.succeed(session, context.hold, result | more, learned.stop_reason)
+
+
+def _gflops(context: Context, job: Job, classes: int) -> float | None:
+    """What training reached: operations of a step over its seconds, by the mean of the epochs' speeds."""
+    with context.database.read() as session:
+        mine = select(Metric.value).where(Metric.job_id == job.id, Metric.name == "images_per_second")
+        speeds = session.scalars(mine).all()
+    each = cost(TrainSpec.model_validate(job.spec), classes).multiply_adds * FLOPS_PER_MULTIPLY_ADD
+    return each * float(np.mean(speeds)) / 1e9 if speeds else None
 
 
 def _card(

@@ -48,7 +48,16 @@ SPEC = {
     "ema": None,
     "progressive": None,
     "test_time_augmentation": None,
+    "transfer": None,
+    "normalisation": "plain",
     "early_stopping": None,
+}
+ESTIMATE = {
+    "seconds": {"p10": 24.1, "p50": 29.5, "p90": 41.0},
+    "middle": 28.0,
+    "memory_bytes": 301989888,
+    "disk_bytes": 51200000,
+    "based_on": "earlier jobs of this machine",
 }
 JOB = {
     "object": "job",
@@ -63,6 +72,8 @@ JOB = {
     "spec": SPEC,
     "goal": {"metric": "accuracy", "at_least": 0.95},
     "budget": {"seconds": 900.0},
+    "reasons": {"epochs": "few pictures want many epochs: 60 for 126"},
+    "estimate": ESTIMATE,
     "reproduces": None,
     "search": None,
     "parent": None,
@@ -79,6 +90,7 @@ JOB = {
     "started_at": TIME,
     "finished_at": None,
 }
+CALIBRATION = {"jobs": 20, "inside": 17, "share": 0.85, "intended": 0.8}
 IMPORT_JOB = {**JOB, "type": "import", "spec": {}, "plan": None, "model": None, "status": "queued", "attempt": 0}
 TRAIN = {
     "type": "train",
@@ -233,13 +245,27 @@ API_KEY = {
 NEW_KEY = {**API_KEY, "key": "fov_…"}
 READY = {"ready": True, "checks": {"database": "ok", "disk": "ok"}}
 INFO = {"version": "0.1.0", "database": "sqlite", "device": "auto", "limits": {"max_upload_bytes": 2147483648}}
-NETWORK = {"name": "resnet18", "parameters": 11689512, "multiply_adds": 1810000000, "smallest_image_size": 32}
+NETWORK = {
+    "name": "resnet18",
+    "pretrained": True,
+    "parameters": 11689512,
+    "multiply_adds": 1810000000,
+    "at": {"image_size": 224, "classes": 1000},
+    "smallest_image_size": 32,
+}
+NETWORK_DETAILS = {
+    **NETWORK,
+    "template": {"type": "train", "model": "NAME", "dataset": "DATASET", "spec": {"network": "resnet18"}},
+    "layers": None,
+    "schema": {"title": "TrainSpec", "type": "object"},
+}
 DRY_RUN = {
     "spec": SPEC,
-    "dataset": "dv_06b2c9a1",
+    "reasons": {"epochs": "few pictures want many epochs: 60 for 126"},
+    "dataset": "flowers@1",
     "parameters": 4288066,
-    "multiply_adds": 45,
-    "memory_bytes": 301989888,
+    "multiply_adds": 45236224,
+    "estimate": ESTIMATE,
 }
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from service import jobs
+from service import artifacts, estimates, jobs, measurements
 from service.api import searches, shapes
 from service.api.context import Answer, BodySha256, DatabaseDep, OnceDep, Reading, SettingsDep, Writing, require
 from service.api.examples import (
@@ -30,14 +30,15 @@ from service.api.examples import (
     listed,
 )
 from service.api.paging import PageDep
+from service.auto import GFLOPS, Source, cost, explained
 from service.datasets import versions
 from service.db import Database
 from service.db.tables import JOB_STATUSES, Checkpoint, Event, Job, Metric
-from service.errors import NotFound
+from service.errors import InvalidValue, NotFound
 from service.ids import rfc3339
 from service.search import SearchRequest
 from service.settings import Settings
-from service.spec import TrainRequest, TrainSpec, cost, resolve
+from service.spec import TrainRequest, TrainSpec
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(require("train", "data"))])
 POLL_SECONDS = 0.25
@@ -94,6 +95,8 @@ def _create(session: Session, body: TrainRequest, settings: Settings) -> Answer:
         model=body.model,
         goal=body.goal.model_dump() if body.goal else None,
         budget=body.budget.model_dump() if body.budget else None,
+        reasons=resolved["reasons"],
+        estimate=resolved["estimate"],
     )
     return Answer(202, shapes.job(job), {"Location": f"/v1/jobs/{job.id}"})
 
@@ -101,15 +104,46 @@ def _create(session: Session, body: TrainRequest, settings: Settings) -> Answer:
 def _resolved(session: Session, body: TrainRequest, settings: Settings) -> tuple[str, dict[str, Any]]:
     version = versions.find_ready(session, body.dataset)
     facts = versions.facts(version)
-    spec = resolve(body.spec, facts, settings.max_training_memory_bytes)
+    pinned, source = _source(session, body.spec)
+    spec, reasons = explained(
+        pinned,
+        facts,
+        settings.max_training_memory_bytes,
+        source=source,
+        budget_seconds=body.budget.seconds if body.budget else None,
+        gflops=measurements.gflops(session) or GFLOPS,
+    )
     needed = cost(TrainSpec.model_validate(spec), facts.classes)
+    budget = body.budget.seconds if body.budget else None
     return version.id, {
         "spec": spec,
+        "reasons": reasons,
         "dataset": versions.reference(session, version),
         "parameters": needed.parameters,
         "multiply_adds": needed.multiply_adds,
-        "memory_bytes": needed.memory_bytes,
+        "estimate": estimates.estimate(session, spec, needed, facts, budget),
     }
+
+
+def _source(session: Session, spec: TrainSpec) -> tuple[TrainSpec, Source | None]:
+    """The spec with the model that it begins with pinned to a version, and what that model is."""
+    if spec.initial_weights in (None, "pretrained"):
+        return spec, None
+    try:
+        model, version = artifacts.find_version(session, str(spec.initial_weights))
+    except NotFound as error:
+        raise InvalidValue(error.code, error.detail, hint=error.hint, param="/spec/initial_weights") from error
+    theirs = version.card["lineage"]["spec"]
+    mine = spec.network if isinstance(spec.network, str) else spec.network.model_dump(mode="json")
+    if mine not in ("auto", theirs["network"]):
+        raise InvalidValue(
+            "weights_mismatch",
+            f"{spec.initial_weights} is another network",
+            hint="leave network out: it is that of the model",
+            param="/spec/network",
+        )
+    pinned = spec.model_copy(update={"initial_weights": f"{model.name}:{version.number}"})
+    return pinned, Source(theirs["network"], version.card["image_size"], theirs["normalisation"])
 
 
 @router.get("", responses=listed(JOB))

@@ -6,33 +6,74 @@ from fastapi import APIRouter, Depends
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service import artifacts
+from service import artifacts, estimates
 from service.api import shapes
 from service.api.context import Reading, require
-from service.api.examples import EVALUATION, MODEL, MODEL_VERSION, NETWORK, answers, listed
+from service.api.examples import (
+    CALIBRATION,
+    EVALUATION,
+    MODEL,
+    MODEL_VERSION,
+    NETWORK,
+    NETWORK_DETAILS,
+    answers,
+    listed,
+)
 from service.api.paging import PageDep
+from service.auto import cost
 from service.db.tables import Model, ModelVersion
 from service.errors import NotFound
+from service.layers import CLASSIC, PRESETS
 from service.networks import NETWORKS
+from service.spec import TrainSpec
 
 router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(require("predict", "train"))])
 
 
 @router.get("/networks", responses=listed(NETWORK))
 def list_networks() -> dict[str, Any]:
-    """The named networks, with parameters (1000 classes) and multiply-adds (224 px). `classic` is the textbook one."""
-    data: list[dict[str, Any]] = [{"name": "classic", "smallest_image_size": 8}]
-    for name, known in NETWORKS.items():
-        multiply_adds = int(known.giga_multiply_adds * 1e9)
-        data.append(
-            {
-                "name": name,
-                "parameters": known.parameters,
-                "multiply_adds": multiply_adds,
-                "smallest_image_size": known.smallest,
-            }
-        )
+    """The networks that have names, with parameters and multiply-adds. A list of layers makes any other."""
+    data = [_network(name) for name in (*PRESETS, *NETWORKS)]
     return {"object": "list", "data": data, "has_more": False, "next": None}
+
+
+@router.get("/networks/{name}", responses=answers(NETWORK_DETAILS))
+def show_network(name: str) -> dict[str, Any]:
+    """One network, with a job to post, the JSON Schema of every field of its spec, and its layers where it has a list.
+
+    `layers` names the schema of a network that is a list of layers.
+    """
+    if name not in (*PRESETS, *NETWORKS, "layers"):
+        raise NotFound("network_not_found", f"there is no network {name!r}", hint="GET /v1/networks lists them")
+    named = name if name != "layers" else CLASSIC.model_dump(mode="json")
+    template = {"type": "train", "model": "NAME", "dataset": "DATASET", "spec": {"network": named}}
+    layers = PRESETS[name].model_dump(mode="json")["layers"] if name in PRESETS else None
+    details = _network(name if name != "layers" else "classic") | {"name": name}
+    return {**details, "template": template, "layers": layers, "schema": TrainSpec.model_json_schema()}
+
+
+def _network(name: str) -> dict[str, Any]:
+    if name in NETWORKS:
+        known, side, classes = NETWORKS[name], 224, 1000
+        parameters, multiply_adds = known.parameters, int(known.giga_multiply_adds * 1e9)
+    else:
+        side, classes = 32, 10
+        needed = cost(TrainSpec(network=name, image_size=side, batch_size=2), classes)
+        parameters, multiply_adds = needed.parameters, needed.multiply_adds
+    return {
+        "name": name,
+        "pretrained": name in NETWORKS,
+        "parameters": parameters,
+        "multiply_adds": multiply_adds,
+        "at": {"image_size": side, "classes": classes},
+        "smallest_image_size": NETWORKS[name].smallest if name in NETWORKS else 8,
+    }
+
+
+@router.get("/estimates/calibration", responses=answers(CALIBRATION))
+def estimates_calibration(session: Reading) -> dict[str, Any]:
+    """Of the finished jobs, how many ended between the p10 and p90 that were foretold."""
+    return estimates.calibration(session)
 
 
 @router.get("/models", responses=listed(MODEL))

@@ -7,11 +7,12 @@ from sqlalchemy.orm import Session
 from service import jobs
 from service.api import shapes
 from service.api.context import Answer
+from service.auto import cost, resolve
 from service.datasets import versions
 from service.errors import InvalidValue
 from service.search import SearchRequest, check
 from service.settings import Settings
-from service.spec import TrainSpec, cost, resolve
+from service.spec import TrainSpec
 
 
 def create(session: Session, body: SearchRequest, settings: Settings) -> Answer:
@@ -40,6 +41,13 @@ def dry_run(session: Session, body: SearchRequest, settings: Settings) -> dict[s
             "a search compares its trials on the validation split, and this version has none",
             hint="upload pictures with a val folder, or without any split",
             param="/dataset",
+        )
+    if body.spec.initial_weights not in (None, "pretrained"):
+        raise InvalidValue(
+            "not_in_a_search",
+            "a search begins with random or pretrained weights",
+            hint="leave initial_weights out; train from a model of your own afterwards",
+            param="/spec/initial_weights",
         )
     spec = resolve(body.spec, facts, memory_bytes)
     check(body, facts, memory_bytes)

@@ -21,6 +21,8 @@ def job(row: Job) -> dict[str, Any]:
         "spec": row.spec,
         "goal": row.goal,
         "budget": row.budget,
+        "reasons": row.reasons,
+        "estimate": row.estimate,
         "reproduces": row.reproduces,
         "search": row.search,
         "parent": row.parent,

@@ -6,12 +6,12 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from service import jobs
+from service.auto import DatasetFacts
 from service.datasets import archive
 from service.db.tables import Dataset, DatasetVersion, Item, Job
 from service.errors import Conflict, InvalidValue, NotFound
 from service.ids import new_id, now
 from service.settings import Settings
-from service.spec import DatasetFacts
 
 
 def create_dataset(session: Session, name: str) -> Dataset:
@@ -101,6 +101,7 @@ def facts(version: DatasetVersion) -> DatasetFacts:
         classes=len(version.classes),
         median_side=version.facts["median_side"],
         grey=version.facts["grey"],
+        imbalance=max(row["count"] for row in version.classes) / min(row["count"] for row in version.classes),
     )
 
 

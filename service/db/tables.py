@@ -149,6 +149,8 @@ class Job(Base):
     spec: Mapped[Json]
     goal: Mapped[Json | None]
     budget: Mapped[Json | None]
+    reasons: Mapped[Json | None]  # why "auto" became what it did, by field
+    estimate: Mapped[Json | None]  # what was foretold at submission and, in the end, whether it was so
     reproduces: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
     search: Mapped[Json | None]  # of a search: space, trials, metric
     parent: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))  # of a trial: its search

@@ -28,6 +28,13 @@ def load(data: bytes, device: str, threads: int) -> Program:
     return run
 
 
+def weights_of(data: bytes) -> dict[str, torch.Tensor]:
+    """The tensors of the network inside a program, by the names that they had in training."""
+    tensors = torch.export.load(io.BytesIO(data)).state_dict
+    inside = {name.removeprefix("network."): tensor for name, tensor in tensors.items()}
+    return {name.removeprefix("body."): tensor.detach() for name, tensor in inside.items()}
+
+
 def pick_device(wanted: str) -> str:
     """`auto` is the GPU when there is one."""
     return wanted if wanted != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")

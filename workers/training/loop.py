@@ -17,7 +17,7 @@ from service.errors import InvalidValue
 from service.networks import side_while_growing
 from workers.training.augment import augment, draws, mix, normalise
 from workers.training.data import Split, epoch_order
-from workers.training.optim import learning_rate
+from workers.training.optim import head_of, learning_rate
 from workers.training.precision import DTYPES
 from workers.training.randomness import seed_globally
 from workers.training.state import TrainState
@@ -121,6 +121,7 @@ def _epoch(state: TrainState, run: Run) -> Iterator[StepProgress]:
     order = epoch_order(run.seed, epoch, len(run.train))
     luck = draws(run.seed, epoch, len(run.train), alternating=_alternating(run))
     state.network.train()
+    _freeze(state, run, epoch)
     sums = [counters.epoch_loss, float(counters.epoch_correct)]
     totals = torch.tensor(sums, dtype=torch.float64, device=run.device)  # read only when yielding
     seen, started = 0, time.monotonic()
@@ -140,6 +141,15 @@ def _epoch(state: TrainState, run: Run) -> Iterator[StepProgress]:
             since = time.monotonic()
     _settle(state, totals)
     yield _finish_epoch(state, run, epoch + 1, batch, seen / max(time.monotonic() - started, 1e-9))
+
+
+def _freeze(state: TrainState, run: Run, epoch: int) -> None:
+    """In the first epochs of a transfer only the class layer learns."""
+    if run.spec["transfer"] is None:
+        return
+    head = set(head_of(state.network).parameters())
+    for parameter in state.network.parameters():
+        parameter.requires_grad_(epoch >= run.spec["transfer"]["head_epochs"] or parameter in head)
 
 
 def _alternating(run: Run) -> bool:

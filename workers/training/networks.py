@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from service.layers import (
-    CLASSIC,
+    PRESETS,
     Activation,
     Conv,
     Dense,
@@ -16,6 +16,9 @@ from service.layers import (
     Residual,
     shortcut_stride,
 )
+from workers.training.augment import MEAN, STD
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's weights
 
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -29,14 +32,37 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 }
 
 
-def build(network: str | dict[str, Any], image_size: int, classes: int) -> nn.Module:
+class Imagenet(nn.Module):
+    """A network that was trained on pictures normalised by ImageNet's channel means and deviations."""
+
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        deviation = torch.tensor(IMAGENET_STD).view(3, 1, 1)
+        self.register_buffer("scale", STD / deviation, persistent=False)
+        self.register_buffer("shift", (MEAN - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / deviation, persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.body(images * self.scale + self.shift)
+        return logits
+
+
+def build(network: str | dict[str, Any], image_size: int, classes: int, normalisation: str = "plain") -> nn.Module:
     """(N, 3, S, S) float -> (N, K) logits. Weights are drawn from torch's global generator: seed it first."""
-    if isinstance(network, str) and network != "classic":
+    body = _build(network, image_size, classes)
+    return Imagenet(body) if normalisation == "imagenet" else body
+
+
+def _build(network: str | dict[str, Any], image_size: int, classes: int) -> nn.Module:
+    if isinstance(network, str) and network not in PRESETS:
         from torchvision.models import get_model  # seconds, and only for the networks that need it
 
         module: nn.Module = get_model(network, weights=None, num_classes=classes)
         return module
-    layers = CLASSIC if isinstance(network, str) else LayersNetwork.model_validate(network)
+    layers = PRESETS[network] if isinstance(network, str) else LayersNetwork.model_validate(network)
     return _from_layers(layers, image_size, classes)
 
 

@@ -16,6 +16,7 @@ from torch import nn
 from workers.training.networks import build
 from workers.training.optim import optimizer
 from workers.training.randomness import seed_globally
+from workers.training.weights import Initial, put_into
 
 
 @dataclass
@@ -92,15 +93,21 @@ class TrainState:
         self.counters = Counters(**meta["counters"])
 
 
-def start(spec: dict[str, Any], classes: int, seed: int, device: str, plan: dict[str, Any]) -> TrainState:
+def start(
+    spec: dict[str, Any], classes: int, seed: int, device: str, plan: dict[str, Any], initial: Initial | None = None
+) -> TrainState:
     """A fresh run of a resolved spec; `plan` is what `precision.choose` found."""
     seed_globally(seed, "init")
-    network = build(spec["network"], spec["image_size"], classes).to(device)
+    network = build(spec["network"], spec["image_size"], classes, spec["normalisation"])
+    if initial is not None:
+        put_into(getattr(network, "body", network), initial.tensors, with_head=initial.with_head)
+    network = network.to(device)
     if plan["channels_last"]:
         network = network.to(memory_format=torch.channels_last)
     scaler = torch.amp.GradScaler(device.partition(":")[0], enabled=plan["precision"] == "fp16")
     average = {name: tensor.clone() for name, tensor in network.state_dict().items()} if spec["ema"] else None
-    return TrainState(network, optimizer(network, spec["optimizer"]), scaler, average)
+    backbone_rate = spec["transfer"]["backbone_rate"] if spec["transfer"] else 1.0
+    return TrainState(network, optimizer(network, spec["optimizer"], backbone_rate), scaler, average)
 
 
 def prepare(device: str, threads: int) -> None:

@@ -134,6 +134,8 @@ def upgrade() -> None:
         sa.Column("spec", sa.JSON(), nullable=False),
         sa.Column("goal", sa.JSON(), nullable=True),
         sa.Column("budget", sa.JSON(), nullable=True),
+        sa.Column("reasons", sa.JSON(), nullable=True),
+        sa.Column("estimate", sa.JSON(), nullable=True),
         sa.Column("reproduces", sa.String(), nullable=True),
         sa.Column("plan", sa.JSON(), nullable=True),
         sa.Column("device", sa.String(), nullable=True),

@@ -1,0 +1,311 @@
+"""How "auto" becomes values, with the reason for each, and what a spec costs: by arithmetic alone.
+
+Nothing is allocated here; what cannot be is refused with the field that says so.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from service.errors import InvalidValue
+from service.layers import PRESETS, LayersNetwork, shapes, takes_any_size
+from service.networks import NETWORKS, side_while_growing
+from service.spec import Augment, Ema, Loss, Schedule, TrainSpec, Transfer
+
+LEAST_EPOCHS = 20  # below these a smaller picture learned oftener is the better choice
+RATES = {"adam": 1e-3, "adamw": 1e-3, "sgd": 0.05, "muon": 0.02}
+"""Peak learning rates that suit these networks with batches of 16 to 128."""
+
+
+SIDES = (32, 48, 64, 96, 128)  # px; what "auto" feeds a network that starts at random
+PRETRAINED_SIDES = (96, 128, 160, 224)  # px; what filters learned from photographs still recognise
+PATIENCE_SECONDS = 600.0  # that a job without a budget should take at most, where "auto" has the choice
+GFLOPS = 40.0  # of two CPU cores, until this machine has trained something
+OPTIMIZERS = {
+    "adam": "the textbook's choice for this network",
+    "adamw": "sure to converge without tuning",
+    "muon": "needs fewer epochs for the same accuracy with this network (benchmarks/RESULTS.md)",
+}
+FLOPS_PER_MULTIPLY_ADD = 6  # two forward, four backward
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What "auto" may look at. Sides in pixels are medians over the pictures."""
+
+    train_count: int
+    classes: int
+    median_side: int
+    grey: bool
+    imbalance: float = 1.0  # pictures of the largest class over those of the smallest
+
+
+@dataclass(frozen=True)
+class Source:
+    """The model whose weights a training begins with."""
+
+    network: str | dict[str, Any]
+    image_size: int
+    normalisation: str
+
+
+def resolve(
+    spec: TrainSpec,
+    facts: DatasetFacts,
+    memory_bytes: int | None = None,
+    *,
+    source: Source | None = None,
+    budget_seconds: float | None = None,
+    gflops: float = GFLOPS,
+) -> dict[str, Any]:
+    """The spec with every "auto" but precision replaced, as JSON, or InvalidValue naming the field that cannot be.
+
+    `memory_bytes` is the most a training process may take; 80 % of the machine's when None. `gflops` is what this
+    machine has been seen to train with.
+    """
+    return explained(spec, facts, memory_bytes, source=source, budget_seconds=budget_seconds, gflops=gflops)[0]
+
+
+def explained(
+    spec: TrainSpec,
+    facts: DatasetFacts,
+    memory_bytes: int | None = None,
+    *,
+    source: Source | None = None,
+    budget_seconds: float | None = None,
+    gflops: float = GFLOPS,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Like `resolve`, and the reason for each value that was "auto", by the name of its field."""
+    _check_loss(spec.loss, facts.classes)
+    choice = _Choice(spec, facts, source, budget_seconds or PATIENCE_SECONDS, gflops * 1e9)
+    resolved = choice.all()
+    _check_weights(resolved)
+    _check_progressive(resolved, facts.classes)
+    _check_cost(resolved, facts.classes, memory_bytes or int(psutil.virtual_memory().total * 0.8))
+    return resolved.model_dump(mode="json"), choice.reasons
+
+
+class _Choice:
+    """One rule a method, each with its reason."""
+
+    def __init__(self, spec: TrainSpec, facts: DatasetFacts, source: Source | None, seconds: float, flops: float):
+        self.spec, self.facts, self.source, self.seconds, self.flops = spec, facts, source, seconds, flops
+        self.reasons: dict[str, str] = {}
+
+    def all(self) -> TrainSpec:
+        spec = self.spec
+        for rule in (self._network, self._image_size, self._batch_size, self._epochs, self._optimizer, self._schedule):
+            spec = spec.model_copy(update=rule(spec))
+        for rule in (self._loss, self._augment, self._ema, self._transfer, self._normalisation):
+            spec = spec.model_copy(update=rule(spec))
+        return spec
+
+    def _because(self, field: str, value: Any, reason: str) -> dict[str, Any]:
+        self.reasons[field] = reason
+        return {field: value}
+
+    def _network(self, spec: TrainSpec) -> dict[str, Any]:
+        if spec.network != "auto":
+            return {}
+        if self.source is not None:
+            network = self.source.network
+            value = network if isinstance(network, str) else LayersNetwork.model_validate(network)
+            return self._because("network", value, "that of the model whose weights it begins with")
+        if spec.initial_weights == "pretrained":
+            return self._because("network", "resnet18", "a small network with weights learned from photographs")
+        return self._because("network", "compact", "residual and normalised: learns well from few pictures at any size")
+
+    def _image_size(self, spec: TrainSpec) -> dict[str, Any]:
+        if spec.image_size != "auto":
+            return {}
+        if self.source is not None:
+            return self._because("image_size", self.source.image_size, "that of the model it begins with")
+        ladder = PRETRAINED_SIDES if spec.initial_weights else SIDES
+        least = NETWORKS[spec.network].smallest if spec.network in NETWORKS else 0
+        sides = [side for side in ladder if side >= least] or [least]
+        fitting = [side for side in sides if side <= self.facts.median_side * 1.25] or sides[:1]
+        quick = [side for side in fitting if self._epochs_that_fit(spec, side) >= LEAST_EPOCHS] or fitting[:1]
+        reason = f"the pictures' median side is {self.facts.median_side} px"
+        if quick[-1] < fitting[-1]:
+            reason += f"; larger ones would not see {LEAST_EPOCHS} epochs in {self.seconds:.0f} s"
+        return self._because("image_size", quick[-1], reason)
+
+    def _epochs_that_fit(self, spec: TrainSpec, side: int) -> float:
+        sized = spec.model_copy(update={"image_size": side, "batch_size": 2})
+        work = cost(sized, self.facts.classes).multiply_adds * FLOPS_PER_MULTIPLY_ADD * max(self.facts.train_count, 1)
+        return self.seconds * self.flops / work
+
+    def _batch_size(self, spec: TrainSpec) -> dict[str, Any]:
+        if spec.batch_size != "auto":
+            return {}
+        value = _power_of_two(self.facts.train_count // 40, 8, 128)
+        return self._because("batch_size", value, f"about 40 steps an epoch of {self.facts.train_count} pictures")
+
+    def _epochs(self, spec: TrainSpec) -> dict[str, Any]:
+        if spec.epochs != "auto":
+            return {}
+        wanted = min(max(60_000 // max(self.facts.train_count, 1), 12), 60)
+        assert isinstance(spec.image_size, int)
+        fitting = int(self._epochs_that_fit(spec, spec.image_size))
+        value = max(min(wanted, fitting), 5)
+        reason = f"few pictures want many epochs: {wanted} for {self.facts.train_count}"
+        return self._because(
+            "epochs", value, reason + ("" if value >= wanted else f"; {self.seconds:.0f} s allow less")
+        )
+
+    def _optimizer(self, spec: TrainSpec) -> dict[str, Any]:
+        given, changes = spec.optimizer, {}
+        if given.name == "auto":
+            usual = {"classic": "adam", "compact": "muon"} if isinstance(spec.network, str) else {}
+            changes["name"] = usual.get(str(spec.network), "adamw")
+            self.reasons["optimizer.name"] = OPTIMIZERS[changes["name"]]
+        name = changes.get("name", given.name)
+        if given.lr == "auto":
+            changes["lr"] = RATES[name] * (2 if spec.network == "compact" else 1)  # type: ignore[assignment]
+            self.reasons["optimizer.lr"] = f"the usual peak for {name} with this network"
+        if given.weight_decay == "auto":
+            changes["weight_decay"] = 0.05 if name in ("adamw", "muon") else 0.0  # type: ignore[assignment]
+            self.reasons["optimizer.weight_decay"] = f"the usual one for {name}"
+        return {"optimizer": given.model_copy(update=changes)}
+
+    def _schedule(self, spec: TrainSpec) -> dict[str, Any]:
+        if spec.schedule != "auto":
+            return {}
+        value = Schedule(name="cosine") if spec.network == "classic" else Schedule(name="one_cycle")
+        return self._because("schedule", value, "ends with the rate run down, which is worth more than a higher peak")
+
+    def _loss(self, spec: TrainSpec) -> dict[str, Any]:
+        given, changes = spec.loss, {}
+        if given.label_smoothing == "auto":
+            changes["label_smoothing"] = 0.0 if spec.network == "classic" else 0.1
+            self.reasons["loss.label_smoothing"] = "keeps the network from being surer than the labels"
+        if given.class_weights == "auto":
+            changes["class_weights"] = "balanced" if self.facts.imbalance > 3 else None  # type: ignore[assignment]
+            self.reasons["loss.class_weights"] = f"the largest class has {self.facts.imbalance:.1f} times the smallest"
+        return {"loss": given.model_copy(update=changes)}
+
+    def _augment(self, spec: TrainSpec) -> dict[str, Any]:
+        if spec.augment != "auto":
+            return {}
+        if spec.network == "classic":
+            value = Augment(crop=0.1, brightness=0.1, contrast=0.1, horizontal_flip=not self.facts.grey)
+        elif self.facts.grey:
+            value = Augment(crop=0.1, rotate=10.0, zoom=0.1, brightness=0.1, contrast=0.1)
+        else:
+            value = Augment(
+                crop=0.1, rotate=10.0, zoom=0.15, brightness=0.2, contrast=0.2, saturation=0.2, horizontal_flip=True
+            )
+        mirror = "are grey, so mirroring may change what they say" if self.facts.grey else "have colours: photographs"
+        return self._because("augment", value, f"the pictures {mirror}")
+
+    def _ema(self, spec: TrainSpec) -> dict[str, Any]:
+        if spec.ema != "auto":
+            return {}
+        assert isinstance(spec.epochs, int)
+        assert isinstance(spec.batch_size, int)
+        steps = spec.epochs * self.facts.train_count // spec.batch_size
+        return self._because("ema", Ema() if steps >= 500 else None, f"{steps} steps; an average over few would lag")
+
+    def _transfer(self, spec: TrainSpec) -> dict[str, Any]:
+        if spec.transfer != "auto":
+            return {}
+        if spec.initial_weights is None:
+            return {"transfer": None}
+        return self._because("transfer", Transfer(), "a new class layer first; what is learned already changes slowly")
+
+    def _normalisation(self, spec: TrainSpec) -> dict[str, Any]:
+        if spec.normalisation != "auto":
+            return {}
+        if self.source is not None:
+            return {"normalisation": self.source.normalisation}
+        return {"normalisation": "imagenet" if spec.initial_weights else "plain"}
+
+
+@dataclass(frozen=True)
+class Cost:
+    parameters: int
+    multiply_adds: int  # of one forward pass of one picture
+    memory_bytes: int  # of one training step: weights, gradients, two moments, activations
+
+
+def cost(spec: TrainSpec, classes: int) -> Cost:
+    """What a resolved spec costs, by arithmetic alone. Raises InvalidValue where the shapes are impossible."""
+    assert isinstance(spec.image_size, int)
+    assert isinstance(spec.batch_size, int)
+    if isinstance(spec.network, str) and spec.network not in PRESETS:
+        return _named_cost(spec.network, spec.image_size, spec.batch_size)
+    network = spec.network if isinstance(spec.network, LayersNetwork) else PRESETS[spec.network]
+    rows = shapes(network, spec.image_size, classes)
+    parameters = sum(row.parameters for row in rows)
+    activations = 3 * spec.image_size**2 + sum(2 * row.activations for row in rows)
+    return Cost(
+        parameters=parameters,
+        multiply_adds=sum(row.multiply_adds for row in rows),
+        memory_bytes=16 * parameters + 4 * 2 * activations * spec.batch_size,
+    )
+
+
+def _named_cost(name: str, image_size: int, batch_size: int) -> Cost:
+    known = NETWORKS[name]
+    if image_size < known.smallest:
+        raise InvalidValue(
+            "impossible_shape",
+            f"{name} needs pictures of at least {known.smallest} px, not {image_size}",
+            hint=f"set image_size to {known.smallest} or more, or use 'classic'",
+            param="/spec/image_size",
+        )
+    scale = (image_size / 224) ** 2
+    # published networks keep about 10 to 25 activations per thousand multiply-adds; 25 errs to the safe side
+    activations = 0.025 * known.giga_multiply_adds * 1e9 * scale
+    memory = 16 * known.parameters + int(4 * activations * batch_size)
+    return Cost(known.parameters, int(known.giga_multiply_adds * 1e9 * scale), memory)
+
+
+def _check_cost(spec: TrainSpec, classes: int, memory_bytes: int) -> None:
+    needed = cost(spec, classes).memory_bytes
+    if needed > memory_bytes:
+        raise InvalidValue(
+            "network_too_large",
+            f"a training step needs about {needed / 2**30:.1f} GiB, this machine gives {memory_bytes / 2**30:.1f} GiB",
+            hint="use a smaller network, image_size or batch_size",
+            param="/spec/network",
+        )
+
+
+def _check_loss(loss: Loss, classes: int) -> None:
+    if isinstance(loss.class_weights, list) and len(loss.class_weights) != classes:
+        raise InvalidValue(
+            "class_weights_count",
+            f"{len(loss.class_weights)} class weights for {classes} classes",
+            hint="give one weight per class, in the order of the dataset's classes, or 'balanced'",
+            param="/spec/loss/class_weights",
+        )
+
+
+def _check_progressive(spec: TrainSpec, classes: int) -> None:
+    network = PRESETS.get(spec.network, spec.network) if isinstance(spec.network, str) else spec.network
+    if spec.progressive and isinstance(network, LayersNetwork) and not takes_any_size(network):
+        raise InvalidValue(
+            "fixed_size_network",
+            "this network takes pictures of one size only",
+            hint="put a global_avg_pool before the first dense layer, or leave progressive out",
+            param="/spec/progressive",
+        )
+    if spec.progressive and isinstance(network, LayersNetwork):
+        assert isinstance(spec.image_size, int)
+        shapes(network, side_while_growing(spec.progressive.model_dump(), spec.image_size, None, 0.0), classes)
+
+
+def _check_weights(spec: TrainSpec) -> None:
+    if spec.initial_weights == "pretrained" and not (isinstance(spec.network, str) and spec.network in NETWORKS):
+        raise InvalidValue(
+            "no_pretrained_weights",
+            "there are pretrained weights for the named torchvision networks only",
+            hint="GET /v1/networks lists them; or begin with a model of your own",
+            param="/spec/initial_weights",
+        )
+
+
+def _power_of_two(value: int, low: int, high: int) -> int:
+    return min(max(1 << max(value, 1).bit_length() - 1, low), high)
