@@ -73,6 +73,13 @@ def work() -> None:
 
 
 @app.command()
+def link() -> None:
+    """Print a link that signs a browser in to the page: once, within 15 minutes."""
+    with connect() as fovea:
+        sys.stdout.write(f"{fovea.url}{fovea.sign_in_path()}\n")
+
+
+@app.command()
 def demo(exit: Annotated[bool, typer.Option("--exit", help="stop the service at the end")] = False) -> None:
     """Learn handwritten digits and name one."""
     from service.demo import demo as run

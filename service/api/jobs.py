@@ -23,7 +23,7 @@ from service.db.tables import JOB_STATUSES, Checkpoint, Event, Job, Metric
 from service.errors import NotFound
 from service.ids import rfc3339
 from service.settings import Settings
-from service.spec import TrainRequest, TrainSpec, cost, resolve
+from service.spec import TrainRequest, TrainSpec, cost, layer_table, resolve
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(require("train", "data"))])
 POLL_SECONDS = 0.25
@@ -66,13 +66,15 @@ def _resolved(session: Session, body: TrainRequest, settings: Settings) -> tuple
     version = versions.find_ready(session, body.dataset)
     facts = versions.facts(version)
     spec = resolve(body.spec, facts, settings.max_training_memory_bytes)
-    needed = cost(TrainSpec.model_validate(spec), facts.classes)
+    checked = TrainSpec.model_validate(spec)
+    needed = cost(checked, facts.classes)
     return version.id, {
         "spec": spec,
         "dataset": versions.reference(session, version),
         "parameters": needed.parameters,
         "multiply_adds": needed.multiply_adds,
         "memory_bytes": needed.memory_bytes,
+        "layers": layer_table(checked, facts.classes),
     }
 
 
