@@ -1,0 +1,160 @@
+// One job, live: progress by long poll, curves and events by the event stream.
+
+import { get, path, post, text } from "../api.js";
+import { chart } from "../chart.js";
+import { h, show } from "../dom.js";
+import * as format from "../format.js";
+import { badge, card, doing, errorBox, facts, progress } from "../parts.js";
+import { go, link } from "../router.js";
+import { what } from "./watch.js";
+
+const CURVES = [
+  ["Loss", ["train/loss", "val/loss"], (value) => Number(value).toPrecision(3)],
+  ["Accuracy", ["train/accuracy", "val/accuracy"], (value) => format.percent(value)],
+  ["Learning rate", ["lr"], (value) => Number(value).toPrecision(2)],
+];
+const SHOWN_EVENTS = 200;
+const ACTIONS = {
+  running: ["pause", "stop", "cancel"],
+  queued: ["pause", "cancel"],
+  interrupted: ["pause", "cancel"],
+  pausing: ["cancel"],
+  paused: ["resume", "cancel"],
+};
+const MEANING = { pause: "Pause", resume: "Resume", stop: "Stop and keep the best", cancel: "Cancel and throw away" };
+
+export async function view({ args: [id], signal }) {
+  const job = await get(path("jobs", id), {}, { signal });
+  const state = h("div.stack");
+  const said = h("div");
+  const parts = [h("h1", {}, what(job)), state, said];
+  if (job.type === "train") parts.push(curves(id, signal));
+  parts.push(eventCard(id, signal, job), logCard(id), specCard(job));
+  follow(job, state, said, signal);
+  return parts;
+}
+
+async function follow(job, state, said, signal) {
+  let failures = 0;
+  draw(job, state, said);
+  while (!job.is_terminal && !signal.aborted) {
+    try {
+      job = await get(path("jobs", job.id), { wait: 20 }, { signal });
+      failures = 0;
+      draw(job, state, said);
+    } catch (error) {
+      if (signal.aborted) return;
+      failures += 1;
+      show(said, errorBox(error));
+      await new Promise((resolve) => setTimeout(resolve, Math.min(1000 * 2 ** failures, 15000)));
+      show(said);
+    }
+  }
+}
+
+/** What changes every second is drawn every second; buttons only when the status changes, so that they keep the focus. */
+function draw(job, state, said) {
+  const now = job.progress || {};
+  if (state.dataset.status !== job.status) {
+    state.dataset.status = job.status;
+    show(state, buttons(job, said), h("div.stack"), job.error && errorBox(job.error), job.status === "queued" && h("p.muted", {}, "Waiting for a worker. Does `fovea up` or `fovea work` run?"), job.result?.model && outcome(job, said));
+  }
+  show(
+    state.children[1],
+    !job.is_terminal && progress("Job", now.fraction ?? (now.steps ? now.step / now.steps : null)),
+    facts([
+      now.epochs && ["Epoch", `${format.count(now.epoch)} of ${format.count(now.epochs)}`],
+      now.steps && ["Step", `${format.count(now.step)} of ${format.count(now.steps)}`],
+      now.images_per_second && ["Speed", `${format.count(Math.round(now.images_per_second))} pictures/s`],
+      job.eta_seconds && !job.is_terminal && ["Left", `about ${format.seconds(job.eta_seconds.p50)}`],
+      ["Took", format.since(job.started_at, job.finished_at)],
+      job.device && ["Device", job.device],
+      job.attempt > 1 && ["Attempt", format.count(job.attempt)],
+      job.dataset && ["Dataset", job.dataset],
+    ]),
+  );
+}
+
+function buttons(job, said) {
+  const act = (action) => doing(said, () => post(`${path("jobs", job.id)}:${action}`));
+  const possible = (ACTIONS[job.status] || []).filter((action) => job.type === "train" || action === "cancel");
+  return h("div.row", {}, badge(job.status), job.stop_reason && h("span.muted", {}, job.stop_reason.replaceAll("_", " ")), h("span.grow"),
+    possible.map((action) => h(action === "cancel" ? "button.danger" : "button", { type: "button", onclick: act(action) }, MEANING[action])));
+}
+
+function outcome(job, said) {
+  const { model, version, metrics } = job.result;
+  const again = doing(said, async () => go("watch", [(await post(`${path("jobs", job.id)}:reproduce`)).id]));
+  return h("div.notice.good", {},
+    h("strong", {}, `${model}, version ${version}: ${metrics ? format.percent(metrics.accuracy) : "done"} right on pictures it never saw.`),
+    h("div.row", {}, h("a.button.primary", { href: link("judge", [`${model}:${version}`]) }, "Judge it"), h("a.button", { href: link("ask", [`${model}:${version}`]) }, "Ask it"), h("button.quiet", { type: "button", onclick: again }, "Train it again, to the bit")));
+}
+
+/** The history thinned by the service, then what the stream adds. */
+function curves(id, signal) {
+  const charts = CURVES.map(([title, , formatY]) => chart(title, "epoch", formatY));
+  const series = new Map();
+  const draw = () => CURVES.forEach(([, names], index) => charts[index].draw(names.filter((name) => series.has(name)).map((name) => ({ name: name.replace("/", " "), points: series.get(name) }))));
+  const add = (name, epoch, value) => {
+    if (!series.has(name)) series.set(name, []);
+    const points = series.get(name);
+    if (!points.length || points.at(-1)[0] < epoch) points.push([epoch, value]);
+  };
+  const names = CURVES.flatMap(([, some]) => some);
+  document.addEventListener("fovea:metrics", ({ detail }) => {
+    for (const name of names) if (name in detail) add(name, detail.epoch, detail[name]);
+    draw();
+  }, { signal });
+  get(path("jobs", id, "metrics"), { names: names.join(","), max_points: 2000 }, { signal })
+    .then((found) => {
+      for (const one of found.series) {
+        const streamed = series.get(one.name) || [];
+        series.set(one.name, one.points.map(([, epoch, value]) => [epoch, value]));
+        for (const [epoch, value] of streamed) add(one.name, epoch, value);
+      }
+      draw();
+    })
+    .catch((error) => !signal.aborted && show(place, errorBox(error)));
+  const place = h("div.charts", {}, charts);
+  return card("Curves", place);
+}
+
+function eventCard(id, signal, job) {
+  const list = h("ol.events", { tabindex: 0, "aria-label": "Events" });
+  const source = new EventSource(`${path("jobs", id)}/events`);
+  signal.addEventListener("abort", () => source.close());
+  for (const type of ["message", "metrics", "checkpoint", "warning", "status"]) {
+    source.addEventListener(type, ({ data }) => {
+      const event = JSON.parse(data);
+      if (type === "metrics") document.dispatchEvent(new CustomEvent("fovea:metrics", { detail: event.data }));
+      list.prepend(line(event));
+      if (list.childElementCount > SHOWN_EVENTS) list.lastElementChild.remove();
+      if (type === "status" && ["succeeded", "failed", "cancelled"].includes(event.data.status)) source.close();
+    });
+  }
+  if (job.is_terminal) source.addEventListener("error", () => source.close());
+  return h("details.card", { open: !job.is_terminal }, h("summary", {}, "Events"), list);
+}
+
+function line({ type, time, data }) {
+  const words = {
+    status: () => data.status + (data.stop_reason ? `, ${data.stop_reason}` : ""),
+    metrics: () => `epoch ${data.epoch}: ${["train/loss", "val/loss", "val/accuracy"].filter((name) => name in data).map((name) => `${name} ${format.decimals(data[name])}`).join(", ")}`,
+    checkpoint: () => `epoch ${data.epoch}, ${format.bytes(data.bytes)}${data.best ? ", the best so far" : ""}`,
+  };
+  return h(`li.${type}`, {}, h("time", { datetime: time }, new Date(time).toLocaleTimeString()), h("b", {}, type), h("span", {}, (words[type] || (() => data.message || JSON.stringify(data)))()));
+}
+
+function logCard(id) {
+  const pre = h("pre.log", { tabindex: 0, "aria-label": "Log" });
+  const load = async (event) => {
+    if (!event.target.open) return;
+    pre.textContent = await text(`${path("jobs", id)}/log`).catch((error) => error.message);
+    pre.scrollTop = pre.scrollHeight;
+  };
+  return h("details.card", { ontoggle: load }, h("summary", {}, "Log"), pre);
+}
+
+function specCard(job) {
+  return h("details.card", {}, h("summary", {}, "What exactly was asked"), h("pre", { tabindex: 0 }, JSON.stringify({ id: job.id, seed: job.seed, plan: job.plan, spec: job.spec }, null, 2)));
+}
