@@ -28,8 +28,7 @@ class Server(uvicorn.Server):
 def _welcome(state: State, port: int) -> str:
     """The page's address, as a link that signs in once, within 15 minutes. A new one with every start."""
     settings: Settings = state.settings
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - any address: so this one
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    url = f"{settings.url(port)}/"
     if settings.auth == "off":
         return f"Fovea is ready: {url}"
     with state.database.write() as session:

@@ -32,7 +32,7 @@ out = Console(soft_wrap=True)
 def connect() -> Fovea:
     """FOVEA_URL and FOVEA_API_KEY, else the service of this data folder with its admin key."""
     settings = Settings()
-    url = os.environ.get("FOVEA_URL") or f"http://{settings.host}:{settings.port}"
+    url = os.environ.get("FOVEA_URL") or settings.url()
     key = os.environ.get("FOVEA_API_KEY") or settings.admin_key
     if key is None and os.access(settings.admin_key_file, os.R_OK):
         key = settings.admin_key_file.read_text().strip()

@@ -14,7 +14,12 @@ from tests.conftest import Fovea, digits_zip
 
 FOLDER = Path(__file__).parents[1] / "docs/screenshots"
 VIEWPORT = {"width": 1100, "height": 760}
-SPEC = {"network": "classic", "epochs": 12, "batch_size": 64}
+LAYERS = [
+    {"conv": {"filters": 16, "activation": "relu"}},
+    {"max_pool": 2},
+    {"conv": {"filters": 32, "activation": "relu"}},
+]
+SPEC = {"network": {"layers": [*LAYERS, {"max_pool": 2}]}, "image_size": 16, "epochs": 12, "batch_size": 64}
 
 
 def main() -> None:
@@ -28,6 +33,8 @@ def main() -> None:
                 browser = chromium(playwright)
                 for theme in ("light", "dark"):
                     page = browser.new_page(viewport=VIEWPORT, color_scheme=theme)
+                    page.on("console", lambda message: message.type == "error" and print(message.text))
+                    page.on("pageerror", lambda error: print(error))
                     sign_in(page, fovea)
                     (walk if theme == "light" else walk_again)(page, fovea)
                     page.close()
@@ -47,7 +54,9 @@ def walk(page: Page, fovea: Fovea) -> None:
     fovea.dataset(digits_zip(), "digits")
     shoot(page, fovea, "datasets", "datasets", "table")
     shoot(page, fovea, "dataset/digits/1", "dataset", ".thumb")
-    page.mouse.wheel(0, 2000)
+    page.locator(".gallery").scroll_into_view_if_needed()
+    page.wait_for_load_state("networkidle")
+    save(page, "pictures")
     shoot(page, fovea, "train?dataset=digits", "train", "table")
     job = fovea.train("digits", "digits", SPEC)
     fovea.wait_for(job["id"], lambda row: (row["progress"] or {}).get("epoch", 0) >= 8 or row["is_terminal"])
@@ -67,6 +76,7 @@ def walk_again(page: Page, fovea: Fovea) -> None:
         files = [Path(folder) / row["path"].replace("/", "-") for row in rows]
         for file, row in zip(files, rows, strict=True):
             file.write_bytes(fovea.http.get(f"/v1/datasets/digits/versions/1/items/{row['image']}").content)
+        fovea.http.post("/v1/models/digits/classify", content=files[0].read_bytes())  # loads the model
         page.goto(f"{fovea.url}/#/ask/digits")
         page.set_input_files("#pictures", files)
         page.wait_for_selector(".answer h2")
@@ -77,6 +87,7 @@ def walk_again(page: Page, fovea: Fovea) -> None:
 
 def shoot(page: Page, fovea: Fovea, view: str, name: str, wait_for: str) -> None:
     page.goto(f"{fovea.url}/#/{view}")
+    page.reload()
     page.wait_for_selector(wait_for)
     page.wait_for_load_state("networkidle") if name not in ("watch",) else page.wait_for_timeout(500)
     save(page, name)

@@ -3,7 +3,7 @@
 import { h, show, svg } from "./dom.js";
 
 const HEIGHT = 220;
-const LEFT = 48;
+const LEFT = 56;
 const BOTTOM = 24;
 const TOP = 8;
 
@@ -97,7 +97,7 @@ function axis(scale, xName) {
   const marks = ticks(scale.x0, scale.x1, Math.min(8, scale.width / 70)).filter(Number.isInteger);
   return [
     ...marks.map((value) => svg("text.tick", { x: scale.x(value), y: HEIGHT - 6, "text-anchor": "middle" }, String(value))),
-    svg("text.tick", { x: LEFT + scale.width, y: HEIGHT - BOTTOM - 4, "text-anchor": "end" }, xName),
+    svg("text.tick", { x: 0, y: HEIGHT - 6 }, xName),
   ];
 }
 

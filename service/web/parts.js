@@ -66,7 +66,7 @@ export function progress(label, value) {
 }
 
 export function badge(status) {
-  const kinds = { succeeded: "good", ready: "good", failed: "bad", cancelled: "muted", running: "live-now", importing: "live-now" };
+  const kinds = { succeeded: "good", ready: "good", passed: "good", failed: "bad", cancelled: "muted", running: "live-now", importing: "live-now" };
   return h(`span.badge.${kinds[status] || "plain"}`, {}, status);
 }
 

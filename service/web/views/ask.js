@@ -42,7 +42,7 @@ async function ask(ref, files, answers, signal) {
 }
 
 function waiting(file) {
-  const saidPlace = h("div.grow", {}, h("p.muted", {}, "…"));
+  const saidPlace = h("div.grow", {}, h("p.muted", {}, "Asking… the first answer of a model takes longer: it is loaded then."));
   const image = h("img.asked", { alt: file.name, src: URL.createObjectURL(file), onload: () => image.naturalWidth < 64 && image.classList.add("pixels"), onerror: () => image.classList.add("gone") });
   return { said: saidPlace, element: h("section.card.answer", {}, image, saidPlace) };
 }

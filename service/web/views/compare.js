@@ -26,7 +26,7 @@ function drawn(title, name, formatY, names, metrics) {
 }
 
 function differences(jobs, names) {
-  const flat = jobs.map((job) => Object.fromEntries([["dataset", job.dataset], ["seed", job.seed], ["accuracy", job.result?.metrics?.accuracy], ["seconds", seconds(job)], ...leaves(job.spec)]));
+  const flat = jobs.map((job) => Object.fromEntries([["dataset", job.dataset], ["seed", job.seed], ["accuracy", job.result?.metrics && format.percent(job.result.metrics.accuracy, 2)], ["seconds", seconds(job)], ...leaves(job.spec)]));
   const keys = [...new Set(flat.flatMap(Object.keys))].filter((key) => new Set(flat.map((one) => JSON.stringify(one[key]))).size > 1);
   if (!keys.length) return h("p", {}, "They were told exactly the same.");
   return table("Differences", [

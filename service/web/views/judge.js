@@ -53,10 +53,11 @@ function matrix({ labels, counts }, open) {
     if (row === column || !value) return h(kind, { vars: { share }, title: words }, value ? format.count(value) : h("span.muted", {}, "·"));
     return h(kind, { vars: { share } }, h("button.cell", { type: "button", "aria-label": words, title: words, onclick: () => open(labels[row], labels[column]) }, format.count(value)));
   };
-  return h("div.scroll", { tabindex: 0, role: "region", "aria-label": "Confusion matrix" },
-    h("table.matrix", {}, h("caption", {}, "Rows are the labels, columns the answers. Choose a coloured cell off the diagonal to see its pictures."),
+  const words = "Rows are the labels, columns the answers. Choose a framed cell to see its pictures.";
+  return [h("p.muted", {}, words), h("div.scroll", { tabindex: 0, role: "region", "aria-label": "Confusion matrix" },
+    h("table.matrix", {}, h("caption.hidden", {}, "Confusion matrix"),
       h("thead", {}, h("tr", {}, h("td"), labels.map((name) => h("th", { scope: "col", title: name }, name)))),
-      h("tbody", {}, labels.map((name, row) => h("tr", {}, h("th", { scope: "row", title: name }, name), labels.map((_, column) => cell(row, column)))))));
+      h("tbody", {}, labels.map((name, row) => h("tr", {}, h("th", { scope: "row", title: name }, name), labels.map((_, column) => cell(row, column)))))))];
 }
 
 function confusions({ labels, counts }, open) {

@@ -30,7 +30,7 @@ function modelCard(versions) {
     { title: "Model", value: (row) => row.model, cell: (row) => h("a", { href: link("judge", [`${row.model}:${row.version}`]) }, `${row.model}:${row.version}`) },
     { title: "Accuracy", value: (row) => row.metrics.accuracy, cell: (row) => format.percent(row.metrics.accuracy), numeric: true },
     { title: "Parameters", value: (row) => row.parameters, cell: (row) => format.short(row.parameters), numeric: true },
-    { title: "Certificate", value: (row) => String(row.certificate.passed), cell: (row) => badge(row.certificate.passed ? "ready" : "failed") },
+    { title: "Certificate", value: (row) => String(row.certificate.passed), cell: (row) => badge(row.certificate.passed ? "passed" : "failed") },
     { title: "Weights", value: (row) => row.weights_sha256, cell: (row) => h("code", { title: row.weights_sha256 }, row.weights_sha256.slice(0, 12)) },
     { title: "Made", value: (row) => row.created_at, cell: (row) => format.when(row.created_at) },
     { title: "Use", cell: (row) => h("a", { href: link("ask", [`${row.model}:${row.version}`]), "aria-label": `Ask ${row.model}:${row.version}` }, "Ask") },

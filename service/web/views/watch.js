@@ -29,7 +29,7 @@ function list(jobs) {
       { title: "Compare", cell: box },
       { title: "Job", value: what, cell: (job) => h("a", { href: link("watch", [job.id]) }, what(job)) },
       { title: "Status", value: (job) => job.status, cell: (job) => badge(job.status) },
-      { title: "Done", value: (job) => job.progress?.fraction ?? 0, cell: done, numeric: true },
+      { title: "Done", value: (job) => fraction(job) ?? 0, cell: done, numeric: true },
       { title: "Took", value: (job) => (job.started_at ? new Date(job.finished_at || Date.now()) - new Date(job.started_at) : 0), cell: (job) => format.since(job.started_at, job.finished_at), numeric: true },
       { title: "Result", value: (job) => job.result?.metrics?.accuracy ?? -1, cell: (job) => (job.result?.metrics ? format.percent(job.result.metrics.accuracy) : job.error?.code || "–"), numeric: true },
       { title: "Began", value: (job) => job.created_at, cell: (job) => format.when(job.created_at) },
@@ -38,6 +38,7 @@ function list(jobs) {
   ];
 }
 
-const done = (job) => (job.progress?.fraction === undefined ? "–" : format.percent(job.progress.fraction, 0));
+const fraction = (job) => (job.status === "succeeded" ? 1 : job.progress?.fraction);
+const done = (job) => (fraction(job) === undefined ? "–" : format.percent(fraction(job), 0));
 
 export const what = (job) => (job.type === "train" ? `Train ${job.model}` : `${job.type === "import" ? "Import" : job.type} ${job.dataset || ""}`);
