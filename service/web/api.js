@@ -14,7 +14,8 @@ export class ApiError extends Error {
 export const path = (...parts) => `/v1/${parts.map((part) => encodeURIComponent(part)).join("/")}`;
 
 export function get(where, params = {}, options = {}) {
-  const query = new URLSearchParams(Object.entries(params).filter(([, value]) => value !== undefined && value !== null && value !== ""));
+  const given = Object.entries(params).filter(([, value]) => value !== undefined && value !== null && value !== "");
+  const query = new URLSearchParams(given);
   return request("GET", query.size ? `${where}?${query}` : where, options);
 }
 
@@ -23,8 +24,16 @@ export const remove = (where) => request("DELETE", where);
 /** A POST that creates can be repeated safely: the service knows its key. */
 export function post(where, body, options = {}) {
   const headers = { "Idempotency-Key": randomKey(), ...options.headers };
-  if (body instanceof FormData || body instanceof Blob || body === undefined) return request("POST", where, { ...options, headers, body });
-  return request("POST", where, { ...options, headers: { ...headers, "Content-Type": "application/json" }, body: JSON.stringify(body) });
+  if (body instanceof FormData || body instanceof Blob || body === undefined) return request(
+    "POST",
+    where,
+    { ...options, headers, body },
+  );
+  return request(
+    "POST",
+    where,
+    { ...options, headers: { ...headers, "Content-Type": "application/json" }, body: JSON.stringify(body) },
+  );
 }
 
 export async function text(where) {
@@ -54,7 +63,14 @@ async function answer(method, where, options) {
     response = await fetch(where, { method, credentials: "same-origin", ...options });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError(0, { code: "unreachable", detail: "The service does not answer.", hint: "Is `fovea up` still running? The page tries again when you do." });
+    throw new ApiError(
+      0,
+      {
+        code: "unreachable",
+        detail: "The service does not answer.",
+        hint: "Is `fovea up` still running? The page tries again when you do.",
+      },
+    );
   }
   if (!response.ok) throw await failure(response.status, await response.text());
   return response;

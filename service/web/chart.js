@@ -38,9 +38,24 @@ export function chart(title, xName, formatY) {
     }
     const scale = scales(series, place.clientWidth);
     const marker = svg("g.marker");
-    const picture = svg("svg", { viewBox: `0 0 ${place.clientWidth} ${HEIGHT}`, width: place.clientWidth, height: HEIGHT, role: "img", "aria-label": `${title}. ${spoken(series, formatY)}` },
-      grid(scale, formatY), axis(scale, xName), series.map((one, index) => curve(one, index, scale)), marker);
-    picture.addEventListener("pointermove", (event) => point(marker, scale, scale.x0 + ((event.offsetX - LEFT) / scale.width) * (scale.x1 - scale.x0)));
+    const picture = svg(
+      "svg",
+      {
+        viewBox: `0 0 ${place.clientWidth} ${HEIGHT}`,
+        width: place.clientWidth,
+        height: HEIGHT,
+        role: "img",
+        "aria-label": `${title}. ${spoken(series, formatY)}`,
+      },
+      grid(scale, formatY),
+      axis(scale, xName),
+      series.map((one, index) => curve(one, index, scale)),
+      marker,
+    );
+    picture.addEventListener(
+      "pointermove",
+      (event) => point(marker, scale, scale.x0 + ((event.offsetX - LEFT) / scale.width) * (scale.x1 - scale.x0)),
+    );
     picture.addEventListener("pointerleave", () => (show(marker), name(null)));
     show(place, picture);
     name(null);
@@ -49,7 +64,14 @@ export function chart(title, xName, formatY) {
   function name(at) {
     show(legend, series.map((one, index) => {
       const [x, y] = at === null ? one.points.at(-1) : nearest(one.points, at);
-      return h("span", {}, h(`span.key.line-${index % 6}`), `${one.name} `, h("b", {}, formatY(y)), at === null ? "" : ` at ${xName} ${x}`);
+      return h(
+        "span",
+        {},
+        h(`span.key.line-${index % 6}`),
+        `${one.name} `,
+        h("b", {}, formatY(y)),
+        at === null ? "" : ` at ${xName} ${x}`,
+      );
     }));
   }
 
@@ -77,11 +99,23 @@ function scales(series, clientWidth) {
   const pad = (y1 - y0) * 0.06 || Math.abs(y1) * 0.1 || 1;
   [y0, y1] = [y0 >= 0 ? Math.max(0, y0 - pad) : y0 - pad, y1 + pad];
   const [width, height] = [clientWidth - LEFT - 8, HEIGHT - TOP - BOTTOM];
-  return { x0, x1, y0, y1, width, height, x: (value) => LEFT + ((value - x0) / (x1 - x0)) * width, y: (value) => TOP + (1 - (value - y0) / (y1 - y0)) * height };
+  return {
+    x0,
+    x1,
+    y0,
+    y1,
+    width,
+    height,
+    x: (value) => LEFT + ((value - x0) / (x1 - x0)) * width,
+    y: (value) => TOP + (1 - (value - y0) / (y1 - y0)) * height,
+  };
 }
 
 function curve({ points }, index, scale) {
-  if (points.length === 1) return svg(`circle.line-${index % 6}`, { cx: scale.x(points[0][0]), cy: scale.y(points[0][1]), r: 3 });
+  if (points.length === 1) return svg(
+    `circle.line-${index % 6}`,
+    { cx: scale.x(points[0][0]), cy: scale.y(points[0][1]), r: 3 },
+  );
   const d = points.map(([x, y]) => `${scale.x(x).toFixed(1)},${scale.y(y).toFixed(1)}`).join("L");
   return svg(`path.line-${index % 6}`, { d: `M${d}`, fill: "none" });
 }
@@ -96,7 +130,11 @@ function grid(scale, formatY) {
 function axis(scale, xName) {
   const marks = ticks(scale.x0, scale.x1, Math.min(8, scale.width / 70)).filter(Number.isInteger);
   return [
-    ...marks.map((value) => svg("text.tick", { x: scale.x(value), y: HEIGHT - 6, "text-anchor": "middle" }, String(value))),
+    ...marks.map((value) => svg(
+      "text.tick",
+      { x: scale.x(value), y: HEIGHT - 6, "text-anchor": "middle" },
+      String(value),
+    )),
     svg("text.tick", { x: 0, y: HEIGHT - 6 }, xName),
   ];
 }
@@ -107,7 +145,10 @@ function ticks(low, high, wanted) {
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= rough);
   const first = Math.ceil(low / step);
-  return Array.from({ length: Math.floor(high / step) - first + 1 }, (_, index) => Number(((first + index) * step).toPrecision(12)));
+  return Array.from(
+    { length: Math.floor(high / step) - first + 1 },
+    (_, index) => Number(((first + index) * step).toPrecision(12)),
+  );
 }
 
 function nearest(points, x) {
@@ -120,4 +161,5 @@ function nearest(points, x) {
   return Math.abs(points[low][0] - x) <= Math.abs(points[high][0] - x) ? points[low] : points[high];
 }
 
-const spoken = (series, formatY) => series.map((one) => `${one.name}: ${formatY(one.points.at(-1)[1])} at the end`).join(", ");
+const spoken = (series, formatY) =>
+  series.map((one) => `${one.name}: ${formatY(one.points.at(-1)[1])} at the end`).join(", ");

@@ -17,7 +17,8 @@ export function svg(tag, props = {}, ...children) {
 function fill(element, classes, props, children) {
   if (classes.length) element.setAttribute("class", classes.join(" "));
   for (const [key, value] of Object.entries(props)) set(element, key, value);
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  const shown = (child) => child !== null && child !== undefined && child !== false;
+  element.append(...children.flat(Infinity).filter(shown));
   return element;
 }
 

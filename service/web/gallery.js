@@ -20,7 +20,11 @@ export function gallery({ where, filter, total, anywhere, onOpen, signal }) {
 
   const space = h("div.space");
   const said = h("div");
-  const box = h("div.gallery", { tabindex: 0, role: "group", "aria-label": "Pictures", onscroll: () => requestAnimationFrame(draw) }, space);
+  const box = h(
+    "div.gallery",
+    { tabindex: 0, role: "group", "aria-label": "Pictures", onscroll: () => requestAnimationFrame(draw) },
+    space,
+  );
   new ResizeObserver(() => draw()).observe(box);
   return h("div", {}, said, box);
 
@@ -65,7 +69,10 @@ export function gallery({ where, filter, total, anywhere, onOpen, signal }) {
     for (; at <= number; at += 1) {
       const page = await get(where, { ...filter, limit: PAGE, after: cursors[at] }, { signal });
       if (page.has_more) cursors[at + 1] = page.next;
-      if (total === null) known = Math.max(known === PAGE ? 0 : known, at * PAGE + page.data.length + (page.has_more ? PAGE : 0));
+      if (total === null) known = Math.max(
+        known === PAGE ? 0 : known,
+        at * PAGE + page.data.length + (page.has_more ? PAGE : 0),
+      );
       keep(at, page.data);
       if (!page.has_more) return;
     }
@@ -80,7 +87,22 @@ export function gallery({ where, filter, total, anywhere, onOpen, signal }) {
 
 /** One small picture as a button. A few pixels stay pixels: nothing is smoothed that was not there. */
 export function thumbnail(where, item, onClick, note) {
-  const image = h("img", { alt: "", loading: "lazy", decoding: "async", src: `${where}/${item.image}/thumbnail`, onload: () => image.naturalWidth < 64 && image.classList.add("pixels"), onerror: () => image.classList.add("gone") });
+  const image = h(
+    "img",
+    {
+      alt: "",
+      loading: "lazy",
+      decoding: "async",
+      src: `${where}/${item.image}/thumbnail`,
+      onload: () => image.naturalWidth < 64 && image.classList.add("pixels"),
+      onerror: () => image.classList.add("gone"),
+    },
+  );
   const words = item.path || `a picture of ${item.label}`;
-  return h("button.thumb", { type: "button", title: words, "aria-label": note ? `${words}: ${note}` : words, onclick: onClick }, image, note && h("span.note", {}, note));
+  return h(
+    "button.thumb",
+    { type: "button", title: words, "aria-label": note ? `${words}: ${note}` : words, onclick: onClick },
+    image,
+    note && h("span.note", {}, note),
+  );
 }

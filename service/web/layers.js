@@ -12,7 +12,12 @@ max_pool 2
 flatten
 dense 512 relu`;
 
-export const HELP = "One layer a line: conv FILTERS [KERNEL] [stride N] [norm] [activation], depthwise_conv [KERNEL] [stride N] [norm] [activation], max_pool N, avg_pool N, dense UNITS [norm] [activation], dropout P, batch_norm, flatten, global_avg_pool, or an activation. The class layer is added. A JSON object on a line is taken as it is.";
+export const HELP = [
+  "One layer a line: conv FILTERS [KERNEL] [stride N] [norm] [activation],",
+  "depthwise_conv [KERNEL] [stride N] [norm] [activation], max_pool N, avg_pool N, dense UNITS [norm] [activation],",
+  "dropout P, batch_norm, flatten, global_avg_pool, or an activation. The class layer is added.",
+  "A JSON object on a line is taken as it is.",
+].join(" ");
 
 /** The `layers` of a spec. Throws an Error that names the line. */
 export function parse(text) {
@@ -30,9 +35,13 @@ function layer(line, number) {
   if (ACTIVATIONS.includes(kind)) return { activation: kind };
   const options = read(words, number);
   const [first, second] = options.numbers;
-  if (kind === "conv") return { conv: clean({ filters: needed(first, number, "the number of filters"), kernel: second, ...options.named }) };
+  if (kind === "conv") return {
+    conv: clean({ filters: needed(first, number, "the number of filters"), kernel: second, ...options.named }),
+  };
   if (kind === "depthwise_conv") return { depthwise_conv: clean({ kernel: first, ...options.named }) };
-  if (kind === "dense") return { dense: clean({ units: needed(first, number, "the number of units"), ...options.named }) };
+  if (kind === "dense") return {
+    dense: clean({ units: needed(first, number, "the number of units"), ...options.named }),
+  };
   if (kind === "max_pool" || kind === "avg_pool") return { [kind]: first ?? 2 };
   if (kind === "dropout") return { dropout: { p: first ?? 0.5 } };
   throw problem(number, `there is no layer called ${kind}`);

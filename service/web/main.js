@@ -14,7 +14,14 @@ const VIEWS = {
   ask: () => import("./views/ask.js"),
   serve: () => import("./views/serve.js"),
 };
-const TABS = [["datasets", "Datasets"], ["train", "Train"], ["watch", "Watch"], ["judge", "Judge"], ["ask", "Ask"], ["serve", "Serve"]];
+const TABS = [
+  ["datasets", "Datasets"],
+  ["train", "Train"],
+  ["watch", "Watch"],
+  ["judge", "Judge"],
+  ["ask", "Ask"],
+  ["serve", "Serve"],
+];
 
 const main = document.getElementById("main");
 const nav = document.getElementById("nav");
@@ -24,7 +31,13 @@ let session = null;
 show(nav, TABS.map(([name, title]) => h("a", { href: `#/${name}`, "data-view": name }, title)));
 out.addEventListener("click", signOut);
 window.addEventListener("hashchange", () => (codeInAddress() ? start() : session && open()));
-window.addEventListener("fovea:signed-out", () => session && signIn(new ApiError(401, { detail: "You were signed out.", hint: "Sign in again; nothing is lost." })));
+window.addEventListener(
+  "fovea:signed-out",
+  () => session && signIn(new ApiError(
+    401,
+    { detail: "You were signed out.", hint: "Sign in again; nothing is lost." },
+  )),
+);
 start();
 
 async function start() {
@@ -53,7 +66,8 @@ function open() {
   out.hidden = session.auth === "off";
   route(VIEWS, main, (name) => {
     for (const tab of nav.children) {
-      if (tab.dataset.view === name || (name === "dataset" && tab.dataset.view === "datasets")) tab.setAttribute("aria-current", "page");
+      const shown = name === "dataset" ? "datasets" : name;
+      if (tab.dataset.view === shown) tab.setAttribute("aria-current", "page");
       else tab.removeAttribute("aria-current");
     }
   });

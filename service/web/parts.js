@@ -47,7 +47,11 @@ export function card(title, ...children) {
 }
 
 export function facts(pairs) {
-  return h("dl.facts", {}, pairs.filter(Boolean).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  return h(
+    "dl.facts",
+    {},
+    pairs.filter(Boolean).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+  );
 }
 
 /** A bar from 0 to 1 with its label before and its value after. */
@@ -56,7 +60,11 @@ export function bar(label, share, value) {
     "div.bar-row",
     {},
     h("span.bar-label", { title: label }, label),
-    h("span.bar-track", { "aria-hidden": "true" }, h("span.bar-fill", { vars: { share: Math.max(0, Math.min(1, share)) } })),
+    h(
+      "span.bar-track",
+      { "aria-hidden": "true" },
+      h("span.bar-fill", { vars: { share: Math.max(0, Math.min(1, share)) } }),
+    ),
     h("span.bar-value", {}, value),
   );
 }
@@ -66,7 +74,15 @@ export function progress(label, value) {
 }
 
 export function badge(status) {
-  const kinds = { succeeded: "good", ready: "good", passed: "good", failed: "bad", cancelled: "muted", running: "live-now", importing: "live-now" };
+  const kinds = {
+    succeeded: "good",
+    ready: "good",
+    passed: "good",
+    failed: "bad",
+    cancelled: "muted",
+    running: "live-now",
+    importing: "live-now",
+  };
   return h(`span.badge.${kinds[status] || "plain"}`, {}, status);
 }
 
@@ -74,20 +90,40 @@ export function badge(status) {
 export function table(caption, columns, data, sortable = true) {
   let sorted = { column: null, down: false };
   const body = h("tbody");
-  const heads = columns.map((column, index) =>
-    h(column.numeric ? "th.number" : "th", { scope: "col" }, sortable && column.value ? h("button.head", { type: "button", onclick: () => sort(index) }, column.title) : column.title),
-  );
+  const heads = columns.map((column, index) => h(
+    column.numeric ? "th.number" : "th",
+    { scope: "col" },
+    sortable && column.value
+      ? h("button.head", { type: "button", onclick: () => sort(index) }, column.title)
+      : column.title,
+  ));
   const fill = (list) =>
-    show(body, list.map((row) => h("tr", {}, columns.map((column) => h(column.numeric ? "td.number" : "td", {}, column.cell ? column.cell(row) : String(column.value(row) ?? "–"))))));
+    show(
+      body,
+      list.map((row) => h(
+        "tr",
+        {},
+        columns.map((column) => h(
+          column.numeric ? "td.number" : "td",
+          {},
+          column.cell ? column.cell(row) : String(column.value(row) ?? "–"),
+        )),
+      )),
+    );
   const sort = (index) => {
     sorted = { column: index, down: sorted.column === index ? !sorted.down : columns[index].numeric || false };
-    heads.forEach((head, k) => (k === index ? head.setAttribute("aria-sort", sorted.down ? "descending" : "ascending") : head.removeAttribute("aria-sort")));
+    heads.forEach((head) => head.removeAttribute("aria-sort"));
+    heads[index].setAttribute("aria-sort", sorted.down ? "descending" : "ascending");
     const { value } = columns[index];
     const order = (a, b) => (value(a) < value(b) ? -1 : value(a) > value(b) ? 1 : 0);
     fill([...data].sort((a, b) => (sorted.down ? order(b, a) : order(a, b))));
   };
   fill(data);
-  return h("div.scroll", { tabindex: 0, role: "region", "aria-label": caption }, h("table", {}, h("caption.hidden", {}, caption), h("thead", {}, h("tr", {}, heads)), body));
+  return h(
+    "div.scroll",
+    { tabindex: 0, role: "region", "aria-label": caption },
+    h("table", {}, h("caption.hidden", {}, caption), h("thead", {}, h("tr", {}, heads)), body),
+  );
 }
 
 /** A question before something that cannot be undone; resolves to true or false. */
@@ -98,7 +134,12 @@ export function ask(question, yes) {
       "dialog",
       { "aria-label": question, onclose: () => (dialog.remove(), resolve(dialog.returnValue === "yes")) },
       h("p", {}, question),
-      h("div.row", {}, h("button.danger", { type: "button", onclick: close("yes") }, yes), h("button.quiet", { type: "button", onclick: close("no") }, "Keep it")),
+      h(
+        "div.row",
+        {},
+        h("button.danger", { type: "button", onclick: close("yes") }, yes),
+        h("button.quiet", { type: "button", onclick: close("no") }, "Keep it"),
+      ),
     );
     document.body.append(dialog);
     dialog.showModal();
@@ -120,7 +161,16 @@ export function dropZone(label, onDrop, ...children) {
 
 /** A button that opens the file chooser; `props` go to the hidden input. */
 export function chooser(label, props, onFiles) {
-  const input = h("input.hidden", { type: "file", tabindex: -1, "aria-label": label, ...props, onchange: () => (onFiles([...input.files]), (input.value = "")) });
+  const input = h(
+    "input.hidden",
+    {
+      type: "file",
+      tabindex: -1,
+      "aria-label": label,
+      ...props,
+      onchange: () => (onFiles([...input.files]), (input.value = "")),
+    },
+  );
   return [h("button", { type: "button", onclick: () => input.click() }, label), input];
 }
 
@@ -148,5 +198,15 @@ export function snippet(title, code) {
       say("Copied");
     } else getSelection().selectAllChildren(pre);
   };
-  return h("figure.snippet", {}, h("figcaption", {}, title, h("button.quiet", { type: "button", onclick: copy, "aria-label": `Copy ${title}` }, "Copy")), pre);
+  return h(
+    "figure.snippet",
+    {},
+    h(
+      "figcaption",
+      {},
+      title,
+      h("button.quiet", { type: "button", onclick: copy, "aria-label": `Copy ${title}` }, "Copy"),
+    ),
+    pre,
+  );
 }

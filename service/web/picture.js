@@ -6,10 +6,21 @@ import { facts } from "./parts.js";
 /** `where` is the address of the version's items; `more` are further facts. */
 export function picture(where, item, more = []) {
   const words = item.path || `a picture of ${item.label}`;
-  const image = h("img.large", { alt: words, src: `${where}/${item.image}`, onload: () => image.naturalWidth < 64 && image.classList.add("pixels") });
+  const image = h(
+    "img.large",
+    {
+      alt: words,
+      src: `${where}/${item.image}`,
+      onload: () => image.naturalWidth < 64 && image.classList.add("pixels"),
+    },
+  );
   const dialog = h(
     "dialog.picture",
-    { "aria-label": words, onclose: () => dialog.remove(), onclick: (event) => event.target === dialog && dialog.close() },
+    {
+      "aria-label": words,
+      onclose: () => dialog.remove(),
+      onclick: (event) => event.target === dialog && dialog.close(),
+    },
     image,
     facts([
       item.path && ["File", item.path],

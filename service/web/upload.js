@@ -1,4 +1,5 @@
-// Sends a file and tells how far it is; fetch cannot say that, XMLHttpRequest can. Also finds the files of a dropped folder.
+// Sends a file and tells how far it is; fetch cannot say that, XMLHttpRequest can. Also finds the files of a dropped
+// folder.
 
 import { ApiError, failure, randomKey } from "./api.js";
 
@@ -11,8 +12,18 @@ export function send(where, blob, onProgress, signal) {
       const perSecond = loaded / Math.max((performance.now() - started) / 1000, 0.001);
       onProgress({ sent: loaded, total: blob.size, perSecond, left: (blob.size - loaded) / perSecond });
     };
-    request.onload = () => (request.status < 300 ? resolve(JSON.parse(request.responseText)) : reject(failure(request.status, request.responseText)));
-    request.onerror = () => reject(new ApiError(0, { code: "unreachable", detail: "The connection broke during the upload.", hint: "Nothing was stored; send it again." }));
+    request.onload = () => {
+      if (request.status < 300) resolve(JSON.parse(request.responseText));
+      else reject(failure(request.status, request.responseText));
+    };
+    request.onerror = () => reject(new ApiError(
+      0,
+      {
+        code: "unreachable",
+        detail: "The connection broke during the upload.",
+        hint: "Nothing was stored; send it again.",
+      },
+    ));
     request.onabort = () => reject(new DOMException("The upload was stopped.", "AbortError"));
     signal.addEventListener("abort", () => request.abort());
     request.open("POST", where);

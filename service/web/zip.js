@@ -1,5 +1,5 @@
-// Files as a zip, in the browser: stored, not compressed, for pictures are compressed already. The zip is a Blob made of
-// the files themselves, so a folder of gigabytes is never in memory; each file is read once for its checksum.
+// Files as a zip, in the browser: stored, not compressed, for pictures are compressed already. The zip is a Blob made
+// of the files themselves, so a folder of gigabytes is never in memory; each file is read once for its checksum.
 
 const MOST_FILES = 65535;
 const MOST_BYTES = 0xffffffff;
@@ -18,7 +18,7 @@ export function crc32(data, state = 0) {
   return ~value >>> 0;
 }
 
-/** entries: [{path, file}]; calls `onFile(done, total)` as it reads. Throws an Error with a hint when it cannot be one zip. */
+/** entries: [{path, file}]; `onFile(done, total)` as it reads. Throws an Error with a hint when they are too many. */
 export async function zip(entries, onFile = () => {}, signal) {
   check(entries);
   const parts = [];
@@ -56,7 +56,22 @@ async function checksumOf(file) {
 // the records of APPNOTE.TXT 4.3; names are UTF-8 (flag 0x800), the method is 0 (stored), the date 1980-01-01
 
 function header(name, checksum, size) {
-  return record(30, [[4, 0x04034b50], [2, 20], [2, 0x800], [2, 0], [2, 0], [2, 0x21], [4, checksum], [4, size], [4, size], [2, name.length], [2, 0]]);
+  return record(
+    30,
+    [
+      [4, 0x04034b50],
+      [2, 20],
+      [2, 0x800],
+      [2, 0],
+      [2, 0],
+      [2, 0x21],
+      [4, checksum],
+      [4, size],
+      [4, size],
+      [2, name.length],
+      [2, 0],
+    ],
+  );
 }
 
 function central(name, checksum, size, offset) {

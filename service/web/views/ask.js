@@ -14,11 +14,32 @@ export async function view({ args: [ref], signal }) {
   if (!version) return head;
   const answers = h("div.answers", { "aria-live": "polite" });
   const begin = (files) => ask(exact, files, answers, signal);
-  document.addEventListener("paste", (event) => event.clipboardData?.files.length && begin([...event.clipboardData.files]), { signal });
-  signal.addEventListener("abort", () => answers.querySelectorAll("img").forEach((image) => URL.revokeObjectURL(image.src)));
+  document.addEventListener(
+    "paste",
+    (event) => event.clipboardData?.files.length && begin([...event.clipboardData.files]),
+    { signal },
+  );
+  signal.addEventListener(
+    "abort",
+    () => answers.querySelectorAll("img").forEach((image) => URL.revokeObjectURL(image.src)),
+  );
   return [
     head,
-    card("A picture", dropZone("Ask about pictures", (transfer) => begin([...transfer.files]), h("p", {}, "Drop pictures here, paste one, or"), h("div.row", {}, chooser("Choose pictures", { id: "pictures", accept: "image/*", multiple: true }, begin), chooser("Use the camera", { accept: "image/*", capture: "environment" }, begin)), h("p.muted", {}, "Nothing is kept: the pictures are answered and forgotten."))),
+    card(
+      "A picture",
+      dropZone(
+        "Ask about pictures",
+        (transfer) => begin([...transfer.files]),
+        h("p", {}, "Drop pictures here, paste one, or"),
+        h(
+          "div.row",
+          {},
+          chooser("Choose pictures", { id: "pictures", accept: "image/*", multiple: true }, begin),
+          chooser("Use the camera", { accept: "image/*", capture: "environment" }, begin),
+        ),
+        h("p.muted", {}, "Nothing is kept: the pictures are answered and forgotten."),
+      ),
+    ),
     answers,
     card("The same from a program", snippets(exact)),
   ];
@@ -42,8 +63,20 @@ async function ask(ref, files, answers, signal) {
 }
 
 function waiting(file) {
-  const saidPlace = h("div.grow", {}, h("p.muted", {}, "Asking… the first answer of a model takes longer: it is loaded then."));
-  const image = h("img.asked", { alt: file.name, src: URL.createObjectURL(file), onload: () => image.naturalWidth < 64 && image.classList.add("pixels"), onerror: () => image.classList.add("gone") });
+  const saidPlace = h(
+    "div.grow",
+    {},
+    h("p.muted", {}, "Asking… the first answer of a model takes longer: it is loaded then."),
+  );
+  const image = h(
+    "img.asked",
+    {
+      alt: file.name,
+      src: URL.createObjectURL(file),
+      onload: () => image.naturalWidth < 64 && image.classList.add("pixels"),
+      onerror: () => image.classList.add("gone"),
+    },
+  );
   return { said: saidPlace, element: h("section.card.answer", {}, image, saidPlace) };
 }
 
@@ -53,15 +86,34 @@ function said(result, timing, pictures) {
   return [
     h("h2", {}, result.label, h("span.muted", {}, ` ${format.percent(result.probability)}`)),
     result.predictions.map((one) => bar(one.label, one.probability, format.percent(one.probability))),
-    h("p.muted", {}, `${result.filename || "picture"}: decoded in ${ms(timing.decode)}, answered in ${ms(timing.model)}, ${ms(timing.total)} in all${pictures > 1 ? ` for ${pictures} pictures` : ""}.`),
+    h(
+      "p.muted",
+      {},
+      [
+        `${result.filename || "picture"}: decoded in ${ms(timing.decode)}, answered in ${ms(timing.model)},`,
+        `${ms(timing.total)} in all${pictures > 1 ? ` for ${pictures} pictures` : ""}.`,
+      ].join(" "),
+    ),
   ];
 }
 
 function snippets(ref) {
   const url = `${location.origin}${path("models", ref)}/classify`;
+  const curl = `curl -H "Authorization: Bearer $FOVEA_API_KEY" \\
+  --data-binary @photo.jpg \\
+  "${url}"`;
+  const python = `import os, httpx
+
+answer = httpx.post(
+    ${JSON.stringify(url)},
+    headers={"Authorization": f"Bearer {os.environ['FOVEA_API_KEY']}"},
+    content=open("photo.jpg", "rb").read(),
+)
+print(answer.json()["results"][0]["label"])`;
+  const serve = h("a", { href: "#/serve" }, "Serve");
   return [
-    snippet("curl", `curl -H "Authorization: Bearer $FOVEA_API_KEY" \\\n  --data-binary @photo.jpg \\\n  "${url}"`),
-    snippet("Python", `import os, httpx\n\nanswer = httpx.post(\n    ${JSON.stringify(url)},\n    headers={"Authorization": f"Bearer {os.environ['FOVEA_API_KEY']}"},\n    content=open("photo.jpg", "rb").read(),\n)\nprint(answer.json()["results"][0]["label"])`),
-    h("p.muted", {}, "A key that may only ask is made under ", h("a", { href: "#/serve" }, "Serve"), "."),
+    snippet("curl", curl),
+    snippet("Python", python),
+    h("p.muted", {}, "A key that may only ask is made under ", serve, "."),
   ];
 }

@@ -12,7 +12,18 @@ export async function view({ args: [name, wanted], signal }) {
   const versions = await rows(path("datasets", name, "versions"), {}, { signal });
   const version = wanted ? versions.find((row) => row.number === Number(wanted)) : versions[0];
   const title = h("h1", {}, name);
-  if (!version) return [title, card("Empty", h("p", {}, wanted ? `There is no version ${wanted}.` : "This dataset has no pictures yet. Upload a zip with its name."), h("a.button", { href: "#/datasets" }, "To the datasets"))];
+  if (!version) return [
+    title,
+    card(
+      "Empty",
+      h(
+        "p",
+        {},
+        wanted ? `There is no version ${wanted}.` : "This dataset has no pictures yet. Upload a zip with its name.",
+      ),
+      h("a.button", { href: "#/datasets" }, "To the datasets"),
+    ),
+  ];
   const body = h("div.stack");
   fill(body, name, version, signal);
   return [head(title, name, version, versions), body];
@@ -20,14 +31,27 @@ export async function view({ args: [name, wanted], signal }) {
 
 function head(title, name, version, versions) {
   const said = h("div");
-  const pick = choice(versions.map((row) => [String(row.number), `Version ${row.number}`]), String(version.number), { "aria-label": "Version", onchange: (event) => go("dataset", [name, event.target.value]) });
+  const pick = choice(
+    versions.map((row) => [String(row.number), `Version ${row.number}`]),
+    String(version.number),
+    { "aria-label": "Version", onchange: (event) => go("dataset", [name, event.target.value]) },
+  );
   const erase = async () => {
     if (!(await ask(`Remove ${name}, all its versions and pictures? Models trained from it stay.`, "Remove"))) return;
     await remove(path("datasets", name));
     go("datasets");
   };
   return [
-    h("div.head-row", {}, title, pick, badge(version.status), h("span.grow"), h("a.button.primary", { href: link("train", [], { dataset: `${name}@${version.number}` }) }, "Train on it"), h("button.quiet", { type: "button", onclick: doing(said, erase) }, "Remove")),
+    h(
+      "div.head-row",
+      {},
+      title,
+      pick,
+      badge(version.status),
+      h("span.grow"),
+      h("a.button.primary", { href: link("train", [], { dataset: `${name}@${version.number}` }) }, "Train on it"),
+      h("button.quiet", { type: "button", onclick: doing(said, erase) }, "Remove"),
+    ),
     said,
   ];
 }
@@ -49,12 +73,19 @@ async function follow(body, name, version, signal) {
       job = await get(path("jobs", job.id), { wait: 20 }, { signal });
       if (job.progress) {
         meter.value = job.progress.fraction ?? job.progress.step / job.progress.steps;
-        line.textContent = `${format.count(job.progress.step)} of ${format.count(job.progress.steps)} pictures looked at`;
+        const { step, steps } = job.progress;
+        line.textContent = `${format.count(step)} of ${format.count(steps)} pictures looked at`;
       }
     }
     const now = await get(path("datasets", name, "versions", String(version.number)), {}, { signal });
     if (now.status === "ready") go("dataset", [name, String(version.number)], { ready: 1 });
-    else show(body, errorBox({ message: job?.error?.message || "The import did not finish.", hint: job?.error?.hint || "Upload the pictures again." }));
+    else show(
+      body,
+      errorBox({
+        message: job?.error?.message || "The import did not finish.",
+        hint: job?.error?.hint || "Upload the pictures again.",
+      }),
+    );
   } catch (error) {
     if (!signal.aborted) show(body, errorBox(error));
   }
@@ -74,7 +105,11 @@ function summary(version) {
       ["Archive", format.bytes(version.bytes)],
     ]),
     h("h3", {}, "Classes"),
-    h("div.bars", { tabindex: 0, role: "region", "aria-label": "Pictures per class" }, version.classes.map((row) => bar(row.name, row.count / most, format.count(row.count)))),
+    h(
+      "div.bars",
+      { tabindex: 0, role: "region", "aria-label": "Pictures per class" },
+      version.classes.map((row) => bar(row.name, row.count / most, format.count(row.count))),
+    ),
   );
 }
 
@@ -85,20 +120,39 @@ function report(found) {
     listed("Skipped files", found.skipped, [["File", "path"], ["Reason", "code"]]),
     groups("Duplicates", found.duplicates, "The same picture more than once."),
     groups("Near duplicates", found.near_duplicates, "Pictures that look alike; they were kept in one split."),
-    groups("Leaks", found.leaks, "Alike pictures in different splits: the figures of a model will look better than it is."),
+    groups(
+      "Leaks",
+      found.leaks,
+      "Alike pictures in different splits: the figures of a model will look better than it is.",
+    ),
   ].flat().filter(Boolean);
-  return card("Import report", h("p", {}, `${format.several(found.accepted, "picture")} accepted.`), parts.length ? parts : h("p.muted", {}, "Nothing to complain about: no broken pictures, no duplicates."));
+  return card(
+    "Import report",
+    h("p", {}, `${format.several(found.accepted, "picture")} accepted.`),
+    parts.length ? parts : h("p.muted", {}, "Nothing to complain about: no broken pictures, no duplicates."),
+  );
 }
 
 function listed(title, data, columns) {
   if (!data?.length) return null;
-  return h("details", {}, h("summary", {}, `${title} (${format.count(data.length)})`), table(title, columns.map(([head, key]) => ({ title: head, value: (row) => row[key] })), data.slice(0, 500)));
+  return h(
+    "details",
+    {},
+    h("summary", {}, `${title} (${format.count(data.length)})`),
+    table(title, columns.map(([head, key]) => ({ title: head, value: (row) => row[key] })), data.slice(0, 500)),
+  );
 }
 
 function groups(title, data, explanation) {
   if (!data?.length) return null;
   const line = (group) => h("li", {}, group.map((one) => `${one.path} (${one.label}, ${one.split})`).join("  =  "));
-  return h("details", {}, h("summary", {}, `${title} (${format.count(data.length)})`), h("p.muted", {}, explanation), h("ul.plain", {}, data.slice(0, 200).map(line)));
+  return h(
+    "details",
+    {},
+    h("summary", {}, `${title} (${format.count(data.length)})`),
+    h("p.muted", {}, explanation),
+    h("ul.plain", {}, data.slice(0, 200).map(line)),
+  );
 }
 
 function pictures(name, version, signal) {
@@ -113,7 +167,17 @@ function pictures(name, version, signal) {
   };
   const refresh = () => {
     const filter = { label: label.value, split: split.value };
-    show(place, gallery({ where, filter, total: total(), anywhere: !filter.label && !filter.split, onOpen: (item) => picture(where, item), signal }));
+    show(
+      place,
+      gallery({
+        where,
+        filter,
+        total: total(),
+        anywhere: !filter.label && !filter.split,
+        onOpen: (item) => picture(where, item),
+        signal,
+      }),
+    );
   };
   for (const control of [label, split]) control.addEventListener("change", refresh);
   refresh();

@@ -52,12 +52,19 @@ async function follow(job, state, said, signal) {
   }
 }
 
-/** What changes every second is drawn every second; buttons only when the status changes, so that they keep the focus. */
+/** What changes often is drawn often; buttons only when the status changes, so that they keep the focus. */
 function draw(job, state, said) {
   const now = job.progress || {};
   if (state.dataset.status !== job.status) {
     state.dataset.status = job.status;
-    show(state, buttons(job, said), h("div.stack"), job.error && errorBox(job.error), job.status === "queued" && h("p.muted", {}, "Waiting for a worker. Does `fovea up` or `fovea work` run?"), job.result?.model && outcome(job, said));
+    show(
+      state,
+      buttons(job, said),
+      h("div.stack"),
+      job.error && errorBox(job.error),
+      job.status === "queued" && h("p.muted", {}, "Waiting for a worker. Does `fovea up` or `fovea work` run?"),
+      job.result?.model && outcome(job, said),
+    );
   }
   show(
     state.children[1],
@@ -78,23 +85,48 @@ function draw(job, state, said) {
 function buttons(job, said) {
   const act = (action) => doing(said, () => post(`${path("jobs", job.id)}:${action}`));
   const possible = (ACTIONS[job.status] || []).filter((action) => job.type === "train" || action === "cancel");
-  return h("div.row", {}, badge(job.status), job.stop_reason && h("span.muted", {}, job.stop_reason.replaceAll("_", " ")), h("span.grow"),
-    possible.map((action) => h(action === "cancel" ? "button.danger" : "button", { type: "button", onclick: act(action) }, MEANING[action])));
+  return h(
+    "div.row",
+    {},
+    badge(job.status),
+    job.stop_reason && h("span.muted", {}, job.stop_reason.replaceAll("_", " ")),
+    h("span.grow"),
+    possible.map((action) => h(
+      action === "cancel" ? "button.danger" : "button",
+      { type: "button", onclick: act(action) },
+      MEANING[action],
+    )),
+  );
 }
 
 function outcome(job, said) {
   const { model, version, metrics } = job.result;
+  const right = metrics ? format.percent(metrics.accuracy) : "it is";
   const again = doing(said, async () => go("watch", [(await post(`${path("jobs", job.id)}:reproduce`)).id]));
-  return h("div.notice.good", {},
-    h("strong", {}, `${model}, version ${version}: ${metrics ? format.percent(metrics.accuracy) : "done"} right on pictures it never saw.`),
-    h("div.row", {}, h("a.button.primary", { href: link("judge", [`${model}:${version}`]) }, "Judge it"), h("a.button", { href: link("ask", [`${model}:${version}`]) }, "Ask it"), h("button.quiet", { type: "button", onclick: again }, "Train it again, to the bit")));
+  return h(
+    "div.notice.good",
+    {},
+    h(
+      "strong",
+      {},
+      `${model}, version ${version}: ${right} right on pictures it never saw.`,
+    ),
+    h(
+      "div.row",
+      {},
+      h("a.button.primary", { href: link("judge", [`${model}:${version}`]) }, "Judge it"),
+      h("a.button", { href: link("ask", [`${model}:${version}`]) }, "Ask it"),
+      h("button.quiet", { type: "button", onclick: again }, "Train it again, to the bit"),
+    ),
+  );
 }
 
 /** The history thinned by the service, then what the stream adds. */
 function curves(id, signal) {
   const charts = CURVES.map(([title, , formatY]) => chart(title, "epoch", formatY));
   const series = new Map();
-  const draw = () => CURVES.forEach(([, names], index) => charts[index].draw(names.filter((name) => series.has(name)).map((name) => ({ name: name.replace("/", " "), points: series.get(name) }))));
+  const curve = (name) => ({ name: name.replace("/", " "), points: series.get(name) });
+  const draw = () => CURVES.forEach(([, some], k) => charts[k].draw(some.filter((name) => series.has(name)).map(curve)));
   const add = (name, epoch, value) => {
     if (!series.has(name)) series.set(name, []);
     const points = series.get(name);
@@ -139,10 +171,21 @@ function eventCard(id, signal, job) {
 function line({ type, time, data }) {
   const words = {
     status: () => data.status + (data.stop_reason ? `, ${data.stop_reason}` : ""),
-    metrics: () => `epoch ${data.epoch}: ${["train/loss", "val/loss", "val/accuracy"].filter((name) => name in data).map((name) => `${name} ${format.decimals(data[name])}`).join(", ")}`,
+    metrics: () => `epoch ${data.epoch}: ${measured(data)}`,
     checkpoint: () => `epoch ${data.epoch}, ${format.bytes(data.bytes)}${data.best ? ", the best so far" : ""}`,
   };
-  return h(`li.${type}`, {}, h("time", { datetime: time }, new Date(time).toLocaleTimeString()), h("b", {}, type), h("span", {}, (words[type] || (() => data.message || JSON.stringify(data)))()));
+  return h(
+    `li.${type}`,
+    {},
+    h("time", { datetime: time }, new Date(time).toLocaleTimeString()),
+    h("b", {}, type),
+    h("span", {}, (words[type] || (() => data.message || JSON.stringify(data)))()),
+  );
+}
+
+function measured(data) {
+  const names = ["train/loss", "val/loss", "val/accuracy"].filter((name) => name in data);
+  return names.map((name) => `${name} ${format.decimals(data[name])}`).join(", ");
 }
 
 function logCard(id) {
@@ -156,5 +199,10 @@ function logCard(id) {
 }
 
 function specCard(job) {
-  return h("details.card", {}, h("summary", {}, "What exactly was asked"), h("pre", { tabindex: 0 }, JSON.stringify({ id: job.id, seed: job.seed, plan: job.plan, spec: job.spec }, null, 2)));
+  return h(
+    "details.card",
+    {},
+    h("summary", {}, "What exactly was asked"),
+    h("pre", { tabindex: 0 }, JSON.stringify({ id: job.id, seed: job.seed, plan: job.plan, spec: job.spec }, null, 2)),
+  );
 }
