@@ -32,7 +32,8 @@ def demo(*, leave_running: bool) -> None:
         with connect() as fovea:
             _learn_once(fovea)
             _name_one(fovea)
-            out.print(f"\nSee it in a browser: {_page(fovea)}\nThe API's key: {Settings().admin_key_file}")
+            if leave_running or not started:
+                out.print(f"\nSee it in a browser: {_page(fovea)}\nThe API's key: {Settings().admin_key_file}")
         if started and leave_running:
             out.print("It keeps running until you press Ctrl-C.")
             started.wait()

@@ -39,10 +39,11 @@ export function gallery({ where, filter, total, anywhere, onOpen, signal }) {
       cell.remove();
       cells.delete(index);
     }
-    for (let index = first; index < last; index += 1) place(index, columns);
+    const step = Math.max(CELL, Math.floor((box.clientWidth - 8) / columns));
+    for (let index = first; index < last; index += 1) place(index, columns, step);
   }
 
-  function place(index, columns) {
+  function place(index, columns, step) {
     const item = pages.get(Math.floor(index / PAGE))?.[index % PAGE];
     if (!item) return void load(Math.floor(index / PAGE));
     let cell = cells.get(index);
@@ -51,7 +52,7 @@ export function gallery({ where, filter, total, anywhere, onOpen, signal }) {
       cells.set(index, cell);
       space.append(cell);
     }
-    cell.style.transform = `translate(${(index % columns) * CELL}px, ${Math.floor(index / columns) * CELL}px)`;
+    cell.style.transform = `translate(${(index % columns) * step}px, ${Math.floor(index / columns) * CELL}px)`;
   }
 
   function load(number) {

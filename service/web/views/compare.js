@@ -31,7 +31,7 @@ export async function view({ query, signal }) {
   ];
 }
 
-const nameOf = ({ model, result }, index) => (result?.version ? `${model}:${result.version}` : `${model} (${index + 1})`);
+const nameOf = ({ model, result }, index) => `${model}${result?.version ? `:${result.version}` : ` (${index + 1})`}`;
 
 function drawn(title, name, formatY, names, metrics) {
   const element = chart(title, "epoch", (value) => formatY(value));

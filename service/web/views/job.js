@@ -1,4 +1,4 @@
-// One job, live: progress by long poll, curves and events by the event stream.
+// One job, live: its progress asked for every second and a half, curves and events from the event stream.
 
 import { get, path, post, text } from "../api.js";
 import { chart } from "../chart.js";
@@ -6,6 +6,7 @@ import { h, show } from "../dom.js";
 import * as format from "../format.js";
 import { badge, card, doing, errorBox, facts, progress } from "../parts.js";
 import { go, link } from "../router.js";
+import { stream } from "../stream.js";
 import { what } from "./watch.js";
 
 const CURVES = [
@@ -14,6 +15,7 @@ const CURVES = [
   ["Learning rate", ["lr"], (value) => Number(value).toPrecision(2)],
 ];
 const SHOWN_EVENTS = 200;
+const POLL_MS = 1500;
 const ACTIONS = {
   running: ["pause", "stop", "cancel"],
   queued: ["pause", "cancel"],
@@ -27,27 +29,32 @@ export async function view({ args: [id], signal }) {
   const job = await get(path("jobs", id), {}, { signal });
   const state = h("div.stack");
   const said = h("div");
-  const parts = [h("h1", {}, what(job)), state, said];
-  if (job.type === "train") parts.push(curves(id, signal));
-  parts.push(eventCard(id, signal, job), logCard(id), specCard(job));
+  const learned = job.type === "train" ? curves(id, signal) : null;
+  const happened = eventList();
   follow(job, state, said, signal);
-  return parts;
+  stream(id, (event) => {
+    if (event.type === "metrics") learned?.add(event.data);
+    happened.add(event);
+  }, signal);
+  const events = h("details.card", { open: !job.is_terminal }, h("summary", {}, "Events"), happened.element);
+  return [h("h1", {}, what(job)), state, said, learned?.element, events, logCard(id), specCard(job)];
 }
 
 async function follow(job, state, said, signal) {
   let failures = 0;
   draw(job, state, said);
-  while (!job.is_terminal && !signal.aborted) {
+  while (!job.is_terminal) {
+    await new Promise((resolve) => setTimeout(resolve, Math.min(POLL_MS * 2 ** failures, 15000)));
+    if (signal.aborted) return;
     try {
-      job = await get(path("jobs", job.id), { wait: 20 }, { signal });
+      job = await get(path("jobs", job.id), {}, { signal });
+      if (failures) show(said);
       failures = 0;
       draw(job, state, said);
     } catch (error) {
       if (signal.aborted) return;
       failures += 1;
       show(said, errorBox(error));
-      await new Promise((resolve) => setTimeout(resolve, Math.min(1000 * 2 ** failures, 15000)));
-      show(said);
     }
   }
 }
@@ -126,17 +133,14 @@ function curves(id, signal) {
   const charts = CURVES.map(([title, , formatY]) => chart(title, "epoch", formatY));
   const series = new Map();
   const curve = (name) => ({ name: name.replace("/", " "), points: series.get(name) });
-  const draw = () => CURVES.forEach(([, some], k) => charts[k].draw(some.filter((name) => series.has(name)).map(curve)));
+  const known = (some) => some.filter((name) => series.has(name)).map(curve);
+  const draw = () => CURVES.forEach(([, some], k) => charts[k].draw(known(some)));
   const add = (name, epoch, value) => {
     if (!series.has(name)) series.set(name, []);
     const points = series.get(name);
     if (!points.length || points.at(-1)[0] < epoch) points.push([epoch, value]);
   };
   const names = CURVES.flatMap(([, some]) => some);
-  document.addEventListener("fovea:metrics", ({ detail }) => {
-    for (const name of names) if (name in detail) add(name, detail.epoch, detail[name]);
-    draw();
-  }, { signal });
   get(path("jobs", id, "metrics"), { names: names.join(","), max_points: 2000 }, { signal })
     .then((found) => {
       for (const one of found.series) {
@@ -148,24 +152,20 @@ function curves(id, signal) {
     })
     .catch((error) => !signal.aborted && show(place, errorBox(error)));
   const place = h("div.charts", {}, charts);
-  return card("Curves", place);
+  const addAll = (data) => {
+    for (const name of names) if (name in data) add(name, data.epoch, data[name]);
+    draw();
+  };
+  return { element: card("Curves", place), add: addAll };
 }
 
-function eventCard(id, signal, job) {
+function eventList() {
   const list = h("ol.events", { tabindex: 0, "aria-label": "Events" });
-  const source = new EventSource(`${path("jobs", id)}/events`);
-  signal.addEventListener("abort", () => source.close());
-  for (const type of ["message", "metrics", "checkpoint", "warning", "status"]) {
-    source.addEventListener(type, ({ data }) => {
-      const event = JSON.parse(data);
-      if (type === "metrics") document.dispatchEvent(new CustomEvent("fovea:metrics", { detail: event.data }));
-      list.prepend(line(event));
-      if (list.childElementCount > SHOWN_EVENTS) list.lastElementChild.remove();
-      if (type === "status" && ["succeeded", "failed", "cancelled"].includes(event.data.status)) source.close();
-    });
-  }
-  if (job.is_terminal) source.addEventListener("error", () => source.close());
-  return h("details.card", { open: !job.is_terminal }, h("summary", {}, "Events"), list);
+  const add = (event) => {
+    list.prepend(line(event));
+    if (list.childElementCount > SHOWN_EVENTS) list.lastElementChild.remove();
+  };
+  return { element: list, add };
 }
 
 function line({ type, time, data }) {

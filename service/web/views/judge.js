@@ -60,7 +60,7 @@ function verdict({ accuracy, n, split, mistakes }, version, ref) {
 }
 
 function advice({ low, high }, n) {
-  const few = `The range is wide because only ${format.count(n)} pictures were left to judge it; more pictures narrow it.`;
+  const few = `The range is wide because only ${format.count(n)} pictures were left to judge it; more narrow it.`;
   if (high - low > 0.1) return few;
   if (low < 0.9) return "The mistakes below show what confuses it: wrong labels, or classes that need more pictures.";
   return "Look at the mistakes below: often it is the label that is wrong.";
