@@ -262,6 +262,17 @@ def _named_cost(name: str, image_size: int, batch_size: int) -> Cost:
     return Cost(known.parameters, int(known.giga_multiply_adds * 1e9 * scale), memory)
 
 
+def layer_table(spec: TrainSpec, classes: int) -> list[dict[str, Any]] | None:
+    """What each layer of a resolved spec makes of one picture; None for networks known by name only."""
+    network = PRESETS.get(spec.network) if isinstance(spec.network, str) else spec.network
+    if network is None or spec.image_size == "auto":
+        return None
+    return [
+        {"kind": row.kind, "out": list(row.out), "parameters": row.parameters, "multiply_adds": row.multiply_adds}
+        for row in shapes(network, spec.image_size, classes)
+    ]
+
+
 def _check_cost(spec: TrainSpec, classes: int, memory_bytes: int) -> None:
     needed = cost(spec, classes).memory_bytes
     if needed > memory_bytes:

@@ -32,7 +32,7 @@ out = Console(soft_wrap=True)
 def connect() -> Fovea:
     """FOVEA_URL and FOVEA_API_KEY, else the service of this data folder with its admin key."""
     settings = Settings()
-    url = os.environ.get("FOVEA_URL") or f"http://{settings.host}:{settings.port}"
+    url = os.environ.get("FOVEA_URL") or settings.url()
     key = os.environ.get("FOVEA_API_KEY") or settings.admin_key
     if key is None and os.access(settings.admin_key_file, os.R_OK):
         key = settings.admin_key_file.read_text().strip()
@@ -70,6 +70,13 @@ def serve() -> None:
 def work() -> None:
     """Run a worker."""
     os.execv(sys.executable, [sys.executable, "-m", "workers"])  # noqa: S606 - replaces this process, without a shell
+
+
+@app.command()
+def link() -> None:
+    """Print a link that signs a browser in to the page: once, within 15 minutes."""
+    with connect() as fovea:
+        sys.stdout.write(f"{fovea.url}{fovea.sign_in_path()}\n")
 
 
 @app.command()

@@ -33,6 +33,7 @@ class Fovea:
     """One connection to a service. Use it as a context manager."""
 
     def __init__(self, url: str, api_key: str | None = None, timeout_seconds: float = 120.0) -> None:
+        self.url = url.rstrip("/")
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_seconds)
 
@@ -146,6 +147,11 @@ class Fovea:
     def create_key(self, name: str, scopes: list[str]) -> Json:
         key: Json = self._ask("POST", "/v1/keys", json={"name": name, "scopes": scopes}).json()
         return key
+
+    def sign_in_path(self) -> str:
+        """What to open, behind the service's address, to sign a browser in with this key: once, within 15 minutes."""
+        path: str = self._ask("POST", "/v1/session/links").json()["path"]
+        return path
 
     def delete(self, path: str) -> None:
         self._ask("DELETE", path)

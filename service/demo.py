@@ -32,10 +32,8 @@ def demo(*, leave_running: bool) -> None:
         with connect() as fovea:
             _learn_once(fovea)
             _name_one(fovea)
-        settings = Settings()
-        out.print(
-            f"\nThe service answers at http://{settings.host}:{settings.port}/ ; its key: {settings.admin_key_file}"
-        )
+            if leave_running or not started:
+                out.print(f"\nSee it in a browser: {_page(fovea)}\nThe API's key: {Settings().admin_key_file}")
         if started and leave_running:
             out.print("It keeps running until you press Ctrl-C.")
             started.wait()
@@ -103,6 +101,12 @@ def _name_one(fovea: Fovea) -> None:
         f"A picture it has never seen, of a {digits.target[HELD_OUT]}: "
         f"it says [bold]{result['label']}[/bold] with probability {result['probability']:.3f}"
     )
+
+
+def _page(fovea: Fovea) -> str:
+    """The page's address; it signs in by itself, once, where signing in is needed."""
+    needed = fovea.get("/v1/session")["auth"] == "on"
+    return fovea.url + (fovea.sign_in_path() if needed else "/")
 
 
 def _digits() -> Any:

@@ -42,8 +42,7 @@ def revoke(session: Session, key_id: str) -> None:
 
 def ensure_admin(database: Database, settings: Settings) -> bool:
     """Makes the admin key exist: FOVEA_ADMIN_KEY, else the one kept in `<data>/admin.key`. True if it was made now."""
-    kept = settings.admin_key_file.read_text().strip() if settings.admin_key_file.exists() else None
-    wanted = settings.admin_key or kept
+    wanted = _admin_text(settings)
     with database.write() as session:
         if wanted and find(session, wanted):
             return False
@@ -51,6 +50,17 @@ def ensure_admin(database: Database, settings: Settings) -> bool:
         if not settings.admin_key:
             _write_private(settings.admin_key_file, key)
     return True
+
+
+def admin(session: Session, settings: Settings) -> ApiKey | None:
+    """The row of the admin key, once `ensure_admin` has run; None when it was revoked."""
+    text = _admin_text(settings)
+    return find(session, text) if text else None
+
+
+def _admin_text(settings: Settings) -> str | None:
+    kept = settings.admin_key_file.read_text().strip() if settings.admin_key_file.exists() else None
+    return settings.admin_key or kept
 
 
 def _write_private(path: Path, text: str) -> None:

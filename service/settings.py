@@ -72,6 +72,11 @@ class Settings(BaseSettings):
     def database(self) -> str:
         return self.database_url or f"sqlite:///{self.data / 'fovea.db'}"
 
+    def url(self, port: int | None = None) -> str:
+        """Where a program or a browser on this machine finds the service; any address is reached by the first."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        return f"http://{f'[{host}]' if ':' in host else host}:{port or self.port}"
+
     @property
     def uploads(self) -> Path:
         """Half-received bodies; whatever lies here at start-up is swept."""

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 from sqlalchemy import select
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,8 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import service
 from service import artifacts, keys
-from service.api import classify, datasets, health, jobs, models, problems
+from service.api import classify, datasets, health, jobs, models, problems, web
 from service.api import keys as key_routes
+from service.api import session as session_routes
 from service.api.examples import PROBLEMS
 from service.db import Database
 from service.db.migrate import upgrade
@@ -45,9 +45,9 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.database = Database(settings.database)
-    for module in (health, datasets, jobs, classify, models, key_routes):
+    for module in (health, datasets, jobs, classify, models, key_routes, session_routes):
         app.include_router(module.router, responses=PROBLEMS)
-    app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
+    app.include_router(web.router())
     problems.install(app)
     app.add_middleware(Edge, settings=settings)
     return app

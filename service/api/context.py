@@ -4,14 +4,15 @@ import hashlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Header, Request
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
-from service import keys
+from service import keys, sessions
 from service.db import Database
-from service.db.tables import ApiKey, IdempotentAnswer
+from service.db.tables import IdempotentAnswer
 from service.errors import Forbidden, InvalidValue, Unauthorized
 from service.ids import now
 from service.settings import Settings
@@ -55,16 +56,19 @@ Writing = Annotated[Session, Depends(_writing, scope="function")]
 class Caller:
     key_id: str
     scopes: tuple[str, ...]
+    expires_at: float | None = None  # of the page's session
 
 
 ANYBODY = Caller("", keys.SCOPES)
+COOKIE = "fovea_session"
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 def require(*scopes: str) -> Callable[..., Caller]:
     """A dependency that lets in a key with one of these scopes, or `admin`. No scope named: any valid key."""
 
     def check(request: Request, db: DatabaseDep, config: SettingsDep) -> Caller:
-        caller = ANYBODY if config.auth == "off" else _caller(request, db)
+        caller = _anybody(request) if config.auth == "off" else _caller(request, db)
         if scopes and not {*scopes, "admin"} & set(caller.scopes):
             raise Forbidden(
                 "scope_missing",
@@ -77,18 +81,69 @@ def require(*scopes: str) -> Callable[..., Caller]:
     return check
 
 
+def _anybody(request: Request) -> Caller:
+    refuse_other_sites(request)
+    return ANYBODY
+
+
 def _caller(request: Request, db: Database) -> Caller:
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    with db.read() as session:
-        row: ApiKey | None = keys.find(session, key.strip()) if scheme.lower() == "bearer" else None
-    if row is None:
+    """The owner of the key in `Authorization`, or, without that header, of the page's session cookie."""
+    header = request.headers.get("authorization")
+    found = _by_cookie(request, db) if header is None else _by_key(header, db)
+    if found is None:
         raise Unauthorized(
             "unauthorized",
             "a valid API key is needed",
             hint="send 'Authorization: Bearer fov_…'; the first start keeps an admin key in <data>/admin.key",
             headers={"WWW-Authenticate": "Bearer"},
         )
-    return Caller(row.id, tuple(row.scopes))
+    return found
+
+
+def _by_key(header: str, db: Database) -> Caller | None:
+    scheme, _, key = header.partition(" ")
+    with db.read() as session:
+        row = keys.find(session, key.strip()) if scheme.lower() == "bearer" else None
+        return Caller(row.id, tuple(row.scopes)) if row else None
+
+
+def _by_cookie(request: Request, db: Database) -> Caller | None:
+    token = request.cookies.get(COOKIE)
+    if token is None:
+        return None
+    with db.read() as session:
+        found = sessions.find(session, token)
+        if found is None:
+            return None
+        opened, key = found
+        caller = Caller(key.id, tuple(key.scopes), opened.expires_at)
+    if request.method not in SAFE_METHODS and not _same_origin(request):
+        raise _cross_site()
+    return caller
+
+
+def refuse_other_sites(request: Request) -> None:
+    """Where no key proves who asks: refuses what a browser says comes from another site. Programs say nothing."""
+    tells = {"sec-fetch-site", "origin"} & set(request.headers)
+    if request.method not in SAFE_METHODS and tells and not _same_origin(request):
+        raise _cross_site()
+
+
+def _same_origin(request: Request) -> bool:
+    """What the browser itself says; neither header can be set by a script of another site."""
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site == "same-origin"
+    origin = request.headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc == request.headers.get("host")
+
+
+def _cross_site() -> Forbidden:
+    return Forbidden(
+        "cross_site",
+        "a request that changes something must come from the page itself",
+        hint="use the page of this service, or send an API key in the Authorization header",
+    )
 
 
 # --- doing a thing once ----------------------------------------------------------------------------------------------

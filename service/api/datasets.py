@@ -27,6 +27,7 @@ from service.errors import BadRequest, NotFound
 from service.layers import Strict
 from service.settings import Settings
 from service.spec import Name
+from service.thumbnails import SIDE, thumbnail
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"], dependencies=[Depends(require("data", "train"))])
 writes = Depends(require("data"))
@@ -208,9 +209,27 @@ TYPES = {b"\xff\xd8": "image/jpeg", b"\x89P": "image/png", b"RI": "image/webp", 
 def picture(dataset: str, number: int, image: str, session: Reading, settings: SettingsDep) -> Response:
     """The picture as it was uploaded, as an attachment that no browser runs."""
     version = _version(session, dataset, number)
+    data = versions.picture_bytes(settings, version, _item(session, version, image))
+    kind = TYPES.get(data[:2], "image/tiff")
+    return Response(data, media_type=kind, headers={"Content-Disposition": "attachment"})
+
+
+@router.get("/{dataset}/versions/{number}/items/{image}/thumbnail", response_class=Response)
+def small_picture(
+    dataset: str, number: int, image: str, request: Request, session: Reading, settings: SettingsDep
+) -> Response:
+    """The picture with at most 128 px a side, JPEG or PNG. What a hash names never changes, so browsers may keep it."""
+    version = _version(session, dataset, number)
+    item = _item(session, version, image)
+    headers = {"ETag": f'"{image}-{SIDE}"', "Cache-Control": "private, max-age=86400"}
+    if headers["ETag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    body, kind = thumbnail(versions.picture_bytes(settings, version, item), settings.max_image_pixels)
+    return Response(body, media_type=kind, headers=headers)
+
+
+def _item(session: Session, version: DatasetVersion, image: str) -> Item:
     item = session.scalar(select(Item).where(Item.version_id == version.id, Item.image == image).limit(1))
     if item is None:
         raise NotFound("image_not_found", "this version has no such picture", hint="images are named by SHA-256")
-    data = versions.picture_bytes(settings, version, item)
-    kind = TYPES.get(data[:2], "image/tiff")
-    return Response(data, media_type=kind, headers={"Content-Disposition": "attachment"})
+    return item

@@ -243,6 +243,8 @@ API_KEY = {
     "revoked_at": None,
 }
 NEW_KEY = {**API_KEY, "key": "fov_…"}
+SESSION = {"object": "session", "auth": "on", "scopes": ["admin"], "expires_at": TIME}
+SIGN_IN_LINK = {"object": "sign_in_link", "code": "Jq3…", "path": "/#code=Jq3…", "expires_at": TIME}
 READY = {"ready": True, "checks": {"database": "ok", "disk": "ok"}}
 INFO = {"version": "0.1.0", "database": "sqlite", "device": "auto", "limits": {"max_upload_bytes": 2147483648}}
 NETWORK = {
@@ -266,6 +268,7 @@ DRY_RUN = {
     "parameters": 4288066,
     "multiply_adds": 45236224,
     "estimate": ESTIMATE,
+    "layers": [{"kind": "conv", "out": [32, 64, 64], "parameters": 896, "multiply_adds": 3538944}],
 }
 
 

@@ -30,7 +30,7 @@ from service.api.examples import (
     listed,
 )
 from service.api.paging import PageDep
-from service.auto import GFLOPS, Source, cost, explained
+from service.auto import GFLOPS, Source, cost, explained, layer_table
 from service.datasets import versions
 from service.db import Database
 from service.db.tables import JOB_STATUSES, Checkpoint, Event, Job, Metric
@@ -113,7 +113,8 @@ def _resolved(session: Session, body: TrainRequest, settings: Settings) -> tuple
         budget_seconds=body.budget.seconds if body.budget else None,
         gflops=measurements.gflops(session) or GFLOPS,
     )
-    needed = cost(TrainSpec.model_validate(spec), facts.classes)
+    checked = TrainSpec.model_validate(spec)
+    needed = cost(checked, facts.classes)
     budget = body.budget.seconds if body.budget else None
     return version.id, {
         "spec": spec,
@@ -122,6 +123,7 @@ def _resolved(session: Session, body: TrainRequest, settings: Settings) -> tuple
         "parameters": needed.parameters,
         "multiply_adds": needed.multiply_adds,
         "estimate": estimates.estimate(session, spec, needed, facts, budget),
+        "layers": layer_table(checked, facts.classes),
     }
 
 

@@ -65,6 +65,18 @@ class ApiKey(Base):
     revoked_at: Mapped[float | None]
 
 
+class WebSession(Base):
+    """A signed-in browser, or a one-time code (`kind`) that makes one. It acts with the scopes of its key."""
+
+    __tablename__ = "web_sessions"
+    __table_args__ = (CheckConstraint("kind IN ('code', 'session')", name="kind"),)
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
+    kind: Mapped[str]
+    created_at: Mapped[float]
+    expires_at: Mapped[float]
+
+
 class IdempotentAnswer(Base):
     """What a POST with this Idempotency-Key answered; written in the transaction that created the object."""
 

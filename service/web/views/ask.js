@@ -1,0 +1,119 @@
+// What is in a picture: drop, paste or choose some.
+
+import { path, post } from "../api.js";
+import { h, show } from "../dom.js";
+import * as format from "../format.js";
+import { bar, card, chooser, dropZone, errorBox, snippet } from "../parts.js";
+import { chosen } from "../models.js";
+
+const AT_ONCE = 8; // pictures of one request
+const SHOWN = 5; // labels of one picture
+
+export async function view({ args: [ref], signal }) {
+  const { head, version, ref: exact } = await chosen("ask", "Ask", ref, signal);
+  if (!version) return head;
+  const answers = h("div.answers", { "aria-live": "polite" });
+  const begin = (files) => ask(exact, files, answers, signal);
+  document.addEventListener(
+    "paste",
+    (event) => event.clipboardData?.files.length && begin([...event.clipboardData.files]),
+    { signal },
+  );
+  signal.addEventListener(
+    "abort",
+    () => answers.querySelectorAll("img").forEach((image) => URL.revokeObjectURL(image.src)),
+  );
+  return [
+    head,
+    card(
+      "A picture",
+      dropZone(
+        "Ask about pictures",
+        (transfer) => begin([...transfer.files]),
+        h("p", {}, "Drop pictures here, paste one, or"),
+        h(
+          "div.row",
+          {},
+          chooser("Choose pictures", { id: "pictures", accept: "image/*", multiple: true }, begin),
+          chooser("Use the camera", { accept: "image/*", capture: "environment" }, begin),
+        ),
+        h("p.muted", {}, "Nothing is kept: the pictures are answered and forgotten."),
+      ),
+    ),
+    answers,
+    card("The same from a program", snippets(exact)),
+  ];
+}
+
+async function ask(ref, files, answers, signal) {
+  for (let start = 0; start < files.length; start += AT_ONCE) {
+    const some = files.slice(start, start + AT_ONCE);
+    const places = some.map((file) => waiting(file));
+    answers.prepend(...places.map((one) => one.element));
+    const form = new FormData();
+    for (const file of some) form.append("file", file, file.name);
+    try {
+      const answer = await post(`${path("models", ref)}/classify?top_k=${SHOWN}`, form, { signal });
+      answer.results.forEach((result, index) => show(places[index].said, said(result, answer.timing_ms, some.length)));
+    } catch (error) {
+      if (signal.aborted) return;
+      for (const { said: place } of places) show(place, errorBox(error));
+    }
+  }
+}
+
+function waiting(file) {
+  const saidPlace = h(
+    "div.grow",
+    {},
+    h("p.muted", {}, "Asking… the first answer of a model takes longer: it is loaded then."),
+  );
+  const image = h(
+    "img.asked",
+    {
+      alt: file.name,
+      src: URL.createObjectURL(file),
+      onload: () => image.naturalWidth < 64 && image.classList.add("pixels"),
+      onerror: () => image.classList.add("gone"),
+    },
+  );
+  return { said: saidPlace, element: h("section.card.answer", {}, image, saidPlace) };
+}
+
+function said(result, timing, pictures) {
+  if (result.error) return errorBox(result.error);
+  const ms = (value) => `${format.decimals(value, 1)} ms`;
+  return [
+    h("h2", {}, result.label, h("span.muted", {}, ` ${format.percent(result.probability)}`)),
+    result.predictions.map((one) => bar(one.label, one.probability, format.percent(one.probability))),
+    h(
+      "p.muted",
+      {},
+      [
+        `${result.filename || "picture"}: decoded in ${ms(timing.decode)}, answered in ${ms(timing.model)},`,
+        `${ms(timing.total)} in all${pictures > 1 ? ` for ${pictures} pictures` : ""}.`,
+      ].join(" "),
+    ),
+  ];
+}
+
+function snippets(ref) {
+  const url = `${location.origin}${path("models", ref)}/classify`;
+  const curl = `curl -H "Authorization: Bearer $FOVEA_API_KEY" \\
+  --data-binary @photo.jpg \\
+  "${url}"`;
+  const python = `import os, httpx
+
+answer = httpx.post(
+    ${JSON.stringify(url)},
+    headers={"Authorization": f"Bearer {os.environ['FOVEA_API_KEY']}"},
+    content=open("photo.jpg", "rb").read(),
+)
+print(answer.json()["results"][0]["label"])`;
+  const serve = h("a", { href: "#/serve" }, "Serve");
+  return [
+    snippet("curl", curl),
+    snippet("Python", python),
+    h("p.muted", {}, "A key that may only ask is made under ", serve, "."),
+  ];
+}

@@ -1,0 +1,208 @@
+// One job, live: its progress asked for every second and a half, curves and events from the event stream.
+
+import { get, path, post, text } from "../api.js";
+import { chart } from "../chart.js";
+import { h, show } from "../dom.js";
+import * as format from "../format.js";
+import { badge, card, doing, errorBox, facts, progress } from "../parts.js";
+import { go, link } from "../router.js";
+import { stream } from "../stream.js";
+import { what } from "./watch.js";
+
+const CURVES = [
+  ["Loss", ["train/loss", "val/loss"], (value) => Number(value).toPrecision(3)],
+  ["Accuracy", ["train/accuracy", "val/accuracy"], (value) => format.percent(value)],
+  ["Learning rate", ["lr"], (value) => Number(value).toPrecision(2)],
+];
+const SHOWN_EVENTS = 200;
+const POLL_MS = 1500;
+const ACTIONS = {
+  running: ["pause", "stop", "cancel"],
+  queued: ["pause", "cancel"],
+  interrupted: ["pause", "cancel"],
+  pausing: ["cancel"],
+  paused: ["resume", "cancel"],
+};
+const MEANING = { pause: "Pause", resume: "Resume", stop: "Stop and keep the best", cancel: "Cancel and throw away" };
+
+export async function view({ args: [id], signal }) {
+  const job = await get(path("jobs", id), {}, { signal });
+  const state = h("div.stack");
+  const said = h("div");
+  const learned = job.type === "train" ? curves(id, signal) : null;
+  const happened = eventList();
+  follow(job, state, said, signal);
+  stream(id, (event) => {
+    if (event.type === "metrics") learned?.add(event.data);
+    happened.add(event);
+  }, signal);
+  const events = h("details.card", { open: !job.is_terminal }, h("summary", {}, "Events"), happened.element);
+  return [h("h1", {}, what(job)), state, said, learned?.element, events, logCard(id), specCard(job)];
+}
+
+async function follow(job, state, said, signal) {
+  let failures = 0;
+  draw(job, state, said);
+  while (!job.is_terminal) {
+    await new Promise((resolve) => setTimeout(resolve, Math.min(POLL_MS * 2 ** failures, 15000)));
+    if (signal.aborted) return;
+    try {
+      job = await get(path("jobs", job.id), {}, { signal });
+      if (failures) show(said);
+      failures = 0;
+      draw(job, state, said);
+    } catch (error) {
+      if (signal.aborted) return;
+      failures += 1;
+      show(said, errorBox(error));
+    }
+  }
+}
+
+/** What changes often is drawn often; buttons only when the status changes, so that they keep the focus. */
+function draw(job, state, said) {
+  const now = job.progress || {};
+  if (state.dataset.status !== job.status) {
+    state.dataset.status = job.status;
+    show(
+      state,
+      buttons(job, said),
+      h("div.stack"),
+      job.error && errorBox(job.error),
+      job.status === "queued" && h("p.muted", {}, "Waiting for a worker. Does `fovea up` or `fovea work` run?"),
+      job.result?.model && outcome(job, said),
+    );
+  }
+  show(
+    state.children[1],
+    !job.is_terminal && progress("Job", now.fraction ?? (now.steps ? now.step / now.steps : null)),
+    facts([
+      now.epochs && ["Epoch", `${format.count(now.epoch)} of ${format.count(now.epochs)}`],
+      now.steps && ["Step", `${format.count(now.step)} of ${format.count(now.steps)}`],
+      now.images_per_second && ["Speed", `${format.count(Math.round(now.images_per_second))} pictures/s`],
+      job.eta_seconds && !job.is_terminal && ["Left", `about ${format.seconds(job.eta_seconds.p50)}`],
+      ["Took", format.since(job.started_at, job.finished_at)],
+      job.device && ["Device", job.device],
+      job.attempt > 1 && ["Attempt", format.count(job.attempt)],
+      job.dataset && ["Dataset", job.dataset],
+    ]),
+  );
+}
+
+function buttons(job, said) {
+  const act = (action) => doing(said, () => post(`${path("jobs", job.id)}:${action}`));
+  const possible = (ACTIONS[job.status] || []).filter((action) => job.type === "train" || action === "cancel");
+  return h(
+    "div.row",
+    {},
+    badge(job.status),
+    job.stop_reason && h("span.muted", {}, job.stop_reason.replaceAll("_", " ")),
+    h("span.grow"),
+    possible.map((action) => h(
+      action === "cancel" ? "button.danger" : "button",
+      { type: "button", onclick: act(action) },
+      MEANING[action],
+    )),
+  );
+}
+
+function outcome(job, said) {
+  const { model, version, metrics } = job.result;
+  const right = metrics ? format.percent(metrics.accuracy) : "it is";
+  const again = doing(said, async () => go("watch", [(await post(`${path("jobs", job.id)}:reproduce`)).id]));
+  return h(
+    "div.notice.good",
+    {},
+    h(
+      "strong",
+      {},
+      `${model}, version ${version}: ${right} right on pictures it never saw.`,
+    ),
+    h(
+      "div.row",
+      {},
+      h("a.button.primary", { href: link("judge", [`${model}:${version}`]) }, "Judge it"),
+      h("a.button", { href: link("ask", [`${model}:${version}`]) }, "Ask it"),
+      h("button.quiet", { type: "button", onclick: again }, "Train it again, to the bit"),
+    ),
+  );
+}
+
+/** The history thinned by the service, then what the stream adds. */
+function curves(id, signal) {
+  const charts = CURVES.map(([title, , formatY]) => chart(title, "epoch", formatY));
+  const series = new Map();
+  const curve = (name) => ({ name: name.replace("/", " "), points: series.get(name) });
+  const known = (some) => some.filter((name) => series.has(name)).map(curve);
+  const draw = () => CURVES.forEach(([, some], k) => charts[k].draw(known(some)));
+  const add = (name, epoch, value) => {
+    if (!series.has(name)) series.set(name, []);
+    const points = series.get(name);
+    if (!points.length || points.at(-1)[0] < epoch) points.push([epoch, value]);
+  };
+  const names = CURVES.flatMap(([, some]) => some);
+  get(path("jobs", id, "metrics"), { names: names.join(","), max_points: 2000 }, { signal })
+    .then((found) => {
+      for (const one of found.series) {
+        const streamed = series.get(one.name) || [];
+        series.set(one.name, one.points.map(([, epoch, value]) => [epoch, value]));
+        for (const [epoch, value] of streamed) add(one.name, epoch, value);
+      }
+      draw();
+    })
+    .catch((error) => !signal.aborted && show(place, errorBox(error)));
+  const place = h("div.charts", {}, charts);
+  const addAll = (data) => {
+    for (const name of names) if (name in data) add(name, data.epoch, data[name]);
+    draw();
+  };
+  return { element: card("Curves", place), add: addAll };
+}
+
+function eventList() {
+  const list = h("ol.events", { tabindex: 0, "aria-label": "Events" });
+  const add = (event) => {
+    list.prepend(line(event));
+    if (list.childElementCount > SHOWN_EVENTS) list.lastElementChild.remove();
+  };
+  return { element: list, add };
+}
+
+function line({ type, time, data }) {
+  const words = {
+    status: () => data.status + (data.stop_reason ? `, ${data.stop_reason}` : ""),
+    metrics: () => `epoch ${data.epoch}: ${measured(data)}`,
+    checkpoint: () => `epoch ${data.epoch}, ${format.bytes(data.bytes)}${data.best ? ", the best so far" : ""}`,
+  };
+  return h(
+    `li.${type}`,
+    {},
+    h("time", { datetime: time }, new Date(time).toLocaleTimeString()),
+    h("b", {}, type),
+    h("span", {}, (words[type] || (() => data.message || JSON.stringify(data)))()),
+  );
+}
+
+function measured(data) {
+  const names = ["train/loss", "val/loss", "val/accuracy"].filter((name) => name in data);
+  return names.map((name) => `${name} ${format.decimals(data[name])}`).join(", ");
+}
+
+function logCard(id) {
+  const pre = h("pre.log", { tabindex: 0, "aria-label": "Log" });
+  const load = async (event) => {
+    if (!event.target.open) return;
+    pre.textContent = await text(`${path("jobs", id)}/log`).catch((error) => error.message);
+    pre.scrollTop = pre.scrollHeight;
+  };
+  return h("details.card", { ontoggle: load }, h("summary", {}, "Log"), pre);
+}
+
+function specCard(job) {
+  return h(
+    "details.card",
+    {},
+    h("summary", {}, "What exactly was asked"),
+    h("pre", { tabindex: 0 }, JSON.stringify({ id: job.id, seed: job.seed, plan: job.plan, spec: job.spec }, null, 2)),
+  );
+}

@@ -1,0 +1,200 @@
+// How good a model is, on pictures that no decision of its training has seen.
+
+import { get, path } from "../api.js";
+import { h, show } from "../dom.js";
+import * as format from "../format.js";
+import { thumbnail } from "../gallery.js";
+import { card, facts, table } from "../parts.js";
+import { chosen, itemsOf } from "../models.js";
+import { picture } from "../picture.js";
+import { link } from "../router.js";
+
+const MOST_CLASSES = 40; // beyond it a matrix is no longer read; the list of confusions is
+const SHOWN = 60;
+
+export async function view({ args: [ref], signal }) {
+  const { head, version, ref: exact } = await chosen("judge", "Judge", ref, signal);
+  if (!version) return head;
+  const found = await get(path("models", exact, "evaluation"), {}, { signal });
+  const where = itemsOf(version);
+  return [
+    head,
+    verdict(found, version, exact),
+    matrixCard(found, where),
+    classes(found),
+    calibration(found),
+    worst(found, where),
+  ];
+}
+
+function verdict({ accuracy, n, split, mistakes }, version, ref) {
+  return card(
+    null,
+    h("p.figure", {}, format.percent(accuracy.value), h("span", {}, ` right on ${format.count(n)} ${split} pictures`)),
+    h(
+      "div.interval",
+      { "aria-hidden": "true", vars: { low: accuracy.low, high: accuracy.high, value: accuracy.value } },
+      h("span.range"),
+      h("span.at"),
+    ),
+    h(
+      "p",
+      {},
+      `With 95 % certainty it is right on between ${format.percent(accuracy.low)} and ` +
+        `${format.percent(accuracy.high)} of such pictures. ${advice(accuracy, n)}`,
+    ),
+    facts([
+      ["Mistakes", format.count(mistakes.length)],
+      ["Parameters", format.count(version.parameters)],
+      ["Picture", `${version.image_size} px`],
+      ["Trained on", version.dataset],
+      ["Certificate", version.certificate.passed ? "passed" : "failed"],
+    ]),
+    h(
+      "div.row",
+      {},
+      h("a.button.primary", { href: link("ask", [ref]) }, "Ask it about a picture"),
+      h("a.button", { href: link("watch", [version.job]) }, "How it was trained"),
+    ),
+  );
+}
+
+function advice({ low, high }, n) {
+  const few = `The range is wide because only ${format.count(n)} pictures were left to judge it; more narrow it.`;
+  if (high - low > 0.1) return few;
+  if (low < 0.9) return "The mistakes below show what confuses it: wrong labels, or classes that need more pictures.";
+  return "Look at the mistakes below: often it is the label that is wrong.";
+}
+
+function matrixCard(found, where) {
+  const cellCard = h("div", { "aria-live": "polite" });
+  const open = (label, predicted) => show(
+    cellCard,
+    h("h3", {}, `${label}, taken for ${predicted}`),
+    pictures(found.mistakes.filter((one) => one.label === label && one.predicted === predicted), where),
+  );
+  const { labels } = found.confusion_matrix;
+  const body = labels.length <= MOST_CLASSES ? matrix(found.confusion_matrix, open) : null;
+  return card("What it takes for what", body, confusions(found.confusion_matrix, open), cellCard);
+}
+
+function matrix({ labels, counts }, open) {
+  const cell = (row, column) => {
+    const value = counts[row][column];
+    const share = value / Math.max(1, counts[row].reduce((sum, one) => sum + one, 0));
+    const words = `${labels[row]} taken for ${labels[column]}: ${value}`;
+    const kind = row === column ? "td.right" : "td.wrong";
+    if (row === column || !value) return h(
+      kind,
+      { vars: { share }, title: words },
+      value ? format.count(value) : h("span.muted", {}, "·"),
+    );
+    return h(
+      kind,
+      { vars: { share } },
+      h(
+        "button.cell",
+        { type: "button", "aria-label": words, title: words, onclick: () => open(labels[row], labels[column]) },
+        format.count(value),
+      ),
+    );
+  };
+  const words = "Rows are the labels, columns the answers. Choose a framed cell to see its pictures.";
+  return [
+    h("p.muted", {}, words),
+    h(
+      "div.scroll",
+      { tabindex: 0, role: "region", "aria-label": "Confusion matrix" },
+      h(
+        "table.matrix",
+        {},
+        h("caption.hidden", {}, "Confusion matrix"),
+        h("thead", {}, h("tr", {}, h("td"), labels.map((name) => h("th", { scope: "col", title: name }, name)))),
+        h(
+          "tbody",
+          {},
+          labels.map((name, row) => h(
+            "tr",
+            {},
+            h("th", { scope: "row", title: name }, name),
+            labels.map((_, column) => cell(row, column)),
+          )),
+        ),
+      ),
+    ),
+  ];
+}
+
+function confusions({ labels, counts }, open) {
+  const pair = (label) => (value, predicted) => ({ value, label: labels[label], predicted: labels[predicted] });
+  const all = counts.flatMap((row, label) => row.map(pair(label)));
+  const wrong = all.filter((one) => one.value && one.label !== one.predicted);
+  const worstFirst = wrong.sort((a, b) => b.value - a.value).slice(0, 12);
+  if (!worstFirst.length) return h("p", {}, "No mistakes at all on these pictures.");
+  return h(
+    "div.row",
+    {},
+    worstFirst.map((one) => h(
+      "button.chip",
+      { type: "button", onclick: () => open(one.label, one.predicted) },
+      `${one.label} → ${one.predicted}: ${format.count(one.value)}`,
+    )),
+  );
+}
+
+function pictures(mistakes, where) {
+  const more = (one) => [["It said", one.predicted], ["With probability", format.percent(one.probability)]];
+  return [
+    h(
+      "div.thumbs",
+      {},
+      mistakes.slice(0, SHOWN).map((one) => thumbnail(
+        where,
+        one,
+        () => picture(where, one, more(one)),
+        `${one.label} → ${one.predicted} ${format.percent(one.probability, 0)}`,
+      )),
+    ),
+    mistakes.length > SHOWN && h("p.muted", {}, `${format.count(mistakes.length - SHOWN)} more.`),
+  ];
+}
+
+function classes({ per_class: perClass }) {
+  const share = (key) => ({ value: (row) => row[key], cell: (row) => format.percent(row[key]), numeric: true });
+  return card(
+    "Class by class",
+    table(
+      "Per class",
+      [
+        { title: "Class", value: (row) => row.label },
+        { title: "Precision", ...share("precision") },
+        { title: "Recall", ...share("recall") },
+        { title: "F1", ...share("f1") },
+        { title: "Pictures", value: (row) => row.support, cell: (row) => format.count(row.support), numeric: true },
+      ],
+      perClass,
+    ),
+    h("p.muted", {}, "Precision: of what it called so, how much was. Recall: of what was so, how much it found."),
+  );
+}
+
+function calibration({ calibration: { ece_before: before, ece_after: after, temperature } }) {
+  return card(
+    "Can its probabilities be believed?",
+    facts([
+      ["Mean gap", format.percent(after)],
+      ["Before calibration", format.percent(before)],
+      ["Temperature", format.decimals(temperature, 2)],
+    ]),
+    h(
+      "p.muted",
+      {},
+      `When it says 90 %, it is right in about 90 % of cases, give or take ${format.percent(after)} on average.`,
+    ),
+  );
+}
+
+function worst({ mistakes }, where) {
+  if (!mistakes.length) return null;
+  return card("Worst mistakes", h("p.muted", {}, "Those it was surest of come first."), pictures(mistakes, where));
+}
