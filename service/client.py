@@ -129,6 +129,34 @@ class Fovea:
         result: Json = answer.json()
         return result
 
+    def aliases(self, model: str) -> list[Json]:
+        return list(self.rows(f"/v1/models/{model}/aliases"))
+
+    def set_alias(self, model: str, alias: str, version: int, not_worse_than: str | None = None) -> Json:
+        """Points the alias at a version; fails when somebody moves it meanwhile.
+
+        With `not_worse_than` (an alias or a reference), a version that is significantly worse is refused.
+        """
+        path = f"/v1/models/{model}/aliases/{alias}"
+        known = {row["alias"]: row["etag"] for row in self.aliases(model)}
+        headers = {"If-Match": known[alias]} if alias in known else {"If-None-Match": "*"}
+        body: Json = {"version": version}
+        if not_worse_than is not None:
+            body["gate"] = {"not_worse_than": not_worse_than}
+        answer: Json = self._ask("PUT", path, json=body, headers=headers).json()
+        return answer
+
+    def rollback(self, model: str, alias: str) -> Json:
+        answer: Json = self._ask("POST", f"/v1/models/{model}/aliases/{alias}:rollback", headers=_once()).json()
+        return answer
+
+    def alias_history(self, model: str, alias: str, at: str | None = None) -> list[Json]:
+        """Newest first; with `at` (RFC 3339), only the move in force at that time."""
+        return list(self.rows(f"/v1/models/{model}/aliases/{alias}/history", **({"at": at} if at else {})))
+
+    def compare(self, a: str, b: str) -> Json:
+        return self.get("/v1/models/compare", a=a, b=b)
+
     # --- keys --------------------------------------------------------------------------------------------------------
 
     def create_key(self, name: str, scopes: list[str]) -> Json:

@@ -17,7 +17,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 import service
-from service import artifacts, jobs
+from service import artifacts, comparison, jobs
 from service.datasets import importer
 from service.db.tables import DatasetVersion, Item, Job, Measurement, Metric
 from service.errors import InternalError
@@ -267,11 +267,13 @@ def _register(
     images = [pictures.images[row] for row in rows]
     evaluation = evaluate.report(split, answers, pictures.labels[rows], pictures.classes, fitted, images)
     card = _card(context, job, pictures, network, plan, certificate, evaluation, state)
+    labels = pictures.labels[rows]
+    kept = comparison.kept_answers(images, pictures.classes, labels.tolist(), answers.argmax(1).tolist())
     program = artifacts.write_chunks(context.database, program_bytes)
     with context.database.write() as session:
         jobs.fenced(session, context.hold)
         version = artifacts.add_model_version(
-            session, str(job.model), job.id, program, card=card, evaluation=evaluation
+            session, str(job.model), job.id, program, card=card, evaluation=evaluation, answers=kept
         )
         result = {
             "model": job.model,

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import service
 from service import artifacts, keys
-from service.api import classify, datasets, health, jobs, models, problems
+from service.api import classify, datasets, health, jobs, models, problems, registry
 from service.api import keys as key_routes
 from service.api.examples import PROBLEMS
 from service.db import Database
@@ -45,7 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.database = Database(settings.database)
-    for module in (health, datasets, jobs, classify, models, key_routes):
+    for module in (health, datasets, jobs, classify, registry, models, key_routes):
         app.include_router(module.router, responses=PROBLEMS)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     problems.install(app)

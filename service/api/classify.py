@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from service import artifacts, images
+from service.api import shapes
 from service.api.bodies import media_type, stream
 from service.api.context import DatabaseDep, SettingsDep, require
 from service.api.examples import CLASSIFIED, answers
@@ -89,7 +90,7 @@ async def classify(
     scored = await _score(request.app.state.engine, db, version, decoded)
     return {
         "id": new_id("pred"),
-        "model": {"name": model.name, "version": version.number, "weights_sha256": version.weights_sha256},
+        "model": shapes.model_block(model, version),
         "results": _results(uploads, decoded, scored, version.card, top_k),
         "timing_ms": {
             "decode": round(decode_ms, 3),
