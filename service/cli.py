@@ -227,15 +227,23 @@ for verb in ("cancel", "stop", "pause", "resume"):
 
 
 @app.command()
-def classify(ref: str, files: list[Path], top_k: int = 3, as_json: AsJson = False) -> None:
+def classify(
+    ref: str,
+    files: list[Path],
+    top_k: int = 3,
+    coverage: Annotated[float | None, typer.Option(help="also name the set that is right this often")] = None,
+    as_json: AsJson = False,
+) -> None:
     """Name what is in pictures."""
     with connect() as fovea:
-        answer = fovea.classify(ref, *files, top_k=top_k)
+        answer = fovea.classify(ref, *files, top_k=top_k, **({"coverage": coverage} if coverage else {}))
     if as_json:
         show(answer, as_json=True)
         return
     for file, result in zip(files, answer["results"], strict=True):
         said = "  ".join(f"{one['label']} {one['probability']:.3f}" for one in result["predictions"])
+        said += f"  one of {', '.join(result['prediction_set'])}" if result.get("prediction_set") else ""
+        said += "  (unlike the training pictures)" if result.get("decision") == "abstain" else ""
         out.print(f"{file}: {said or result['error']['message']}")
 
 

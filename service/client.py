@@ -117,10 +117,10 @@ class Fovea:
     def evaluation(self, ref: str) -> Json:
         return self.get(f"/v1/models/{ref}/evaluation")
 
-    def classify(self, ref: str, *pictures: Path | bytes, top_k: int = 5) -> Json:
-        """One picture goes as the raw body, several as multipart parts."""
+    def classify(self, ref: str, *pictures: Path | bytes, top_k: int = 5, **more: Any) -> Json:
+        """One picture goes as the raw body, several as multipart parts. More: `coverage`, `false_alarm`, `explain`."""
         named = [("picture", one) if isinstance(one, bytes) else (one.name, one.read_bytes()) for one in pictures]
-        path, params = f"/v1/models/{ref}/classify", {"top_k": top_k}
+        path, params = f"/v1/models/{ref}/classify", {"top_k": top_k, **more}
         if len(named) == 1:
             headers = {"Content-Type": "application/octet-stream"}
             answer = self._ask("POST", path, params=params, content=named[0][1], headers=headers)

@@ -23,9 +23,9 @@ from service.db.tables import DatasetVersion, Item, Job, Measurement, Metric
 from service.errors import InternalError
 from service.ids import now, rfc3339
 from service.images import RESIZE
-from service.inference.programs import load, pick_device
+from service.inference.programs import Program, load, pick_device
 from workers.context import Context, Interrupted
-from workers.training import evaluate, export, precision
+from workers.training import evaluate, export, precision, trust
 from workers.training.data import Split
 from workers.training.loop import EpochResult, Run, StepProgress, train
 from workers.training.state import TrainState, network_of, prepare, start, weights_sha256
@@ -246,7 +246,8 @@ def _register(
     network = state.network.to("cpu").to(memory_format=torch.contiguous_format).eval()
     classifier = export.Classifier(network)
     size = job.spec["image_size"]
-    program_bytes = export.export_program(classifier, size)
+    whole = export.fitted(classifier, pictures.packed, pictures.rows["train"], pictures.labels)
+    program_bytes = export.export_program(whole, size)
     served = load(program_bytes, "cpu", torch.get_num_threads())
 
     def trained(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -258,17 +259,20 @@ def _register(
 
     split = "test" if len(pictures.rows["test"]) else "train"
     rows, val_rows = pictures.rows[split], pictures.rows["val"]
-    answers = evaluate.logits_of(served, pictures.packed, rows)
-    certificate = export.certify(evaluate.logits_of(trained, pictures.packed, rows), answers)
+    test = _answers(served, pictures, rows)
+    certificate = export.certify(evaluate.logits_of(trained, pictures.packed, rows), test.logits)
     if not certificate["passed"]:
         raise InternalError("not_certified", "the exported program does not answer as the trained network does")
-    val_logits = evaluate.logits_of(served, pictures.packed, val_rows) if len(val_rows) else answers[:0]
-    fitted = evaluate.temperature(val_logits, pictures.labels[val_rows])
+    held_out = _answers(served, pictures, val_rows)
+    temperature = evaluate.temperature(held_out.logits, held_out.labels)
     images = [pictures.images[row] for row in rows]
-    evaluation = evaluate.report(split, answers, pictures.labels[rows], pictures.classes, fitted, images)
-    card = _card(context, job, pictures, network, plan, certificate, evaluation, state)
-    labels = pictures.labels[rows]
-    kept = comparison.kept_answers(images, pictures.classes, labels.tolist(), answers.argmax(1).tolist())
+    evaluation = evaluate.report(split, test.logits, test.labels, pictures.classes, temperature, images)
+    fitted = trust.fitted(held_out, temperature)
+    evaluation |= trust.report(fitted, test, temperature)
+    fitted["maps"] = whole.places is not None
+    card = _card(context, job, pictures, network, plan, certificate, evaluation, state) | fitted
+    predicted = test.logits.argmax(1).tolist()
+    kept = comparison.kept_answers(images, pictures.classes, test.labels.tolist(), predicted)
     program = artifacts.write_chunks(context.database, program_bytes)
     with context.database.write() as session:
         jobs.fenced(session, context.hold)
@@ -282,6 +286,12 @@ def _register(
             "metrics": card["metrics"],
         }
         jobs.succeed(session, context.hold, result, stop_reason)
+
+
+def _answers(program: Program, pictures: Pictures, rows: np.ndarray[Any, np.dtype[np.int64]]) -> trust.Answers:
+    found = evaluate.outputs_of(program, pictures.packed, rows, len(pictures.classes))
+    assert found.strangeness is not None
+    return trust.Answers(found.logits, found.strangeness, pictures.labels[rows])
 
 
 def _card(

@@ -137,6 +137,12 @@ EVALUATION = {
     "confusion_matrix": {"labels": ["rose", "tulip"], "counts": [[14, 0], [1, 12]]},
     "calibration": {"ece_before": 0.041, "ece_after": 0.018, "temperature": 1.31},
     "mistakes": [{"image": "5e88…", "label": "tulip", "predicted": "rose", "probability": 0.71}],
+    "prediction_sets": [
+        {"coverage": 0.95, "empirical": {"value": 0.963, "low": 0.817, "high": 0.993}, "mean_size": 1.15}
+    ],
+    "out_of_distribution": [
+        {"false_alarm": 0.05, "empirical": {"value": 0.037, "low": 0.007, "high": 0.183}},
+    ],
 }
 ALIAS = {
     "object": "alias",
@@ -179,6 +185,10 @@ CLASSIFIED = {
             "label": "rose",
             "probability": 0.97,
             "predictions": [{"label": "rose", "probability": 0.97}, {"label": "tulip", "probability": 0.03}],
+            "prediction_set": ["rose"],
+            "ood": {"p_value": 0.41},
+            "decision": "accept",
+            "explanation": None,
             "error": None,
         }
     ],
