@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from service import jobs
+from service import aliases, jobs
 from service.db import Database
 from service.db.tables import Blob, Checkpoint, Chunk, Model, ModelVersion
 from service.errors import InternalError, NotFound
@@ -106,9 +106,19 @@ def best_checkpoint(session: Session, job_id: str) -> Checkpoint | None:
 
 
 def add_model_version(
-    session: Session, name: str, job_id: str, program: Blob, *, card: dict[str, Any], evaluation: dict[str, Any]
+    session: Session,
+    name: str,
+    job_id: str,
+    program: Blob,
+    *,
+    card: dict[str, Any],
+    evaluation: dict[str, Any],
+    answers: dict[str, Any] | None = None,
 ) -> ModelVersion:
-    """Registers the program as the next version of the model. `card` carries weights_sha256 and parameters."""
+    """Registers the program as the next version of the model. `card` carries weights_sha256 and parameters.
+
+    `answers` are those of the evaluation, picture for picture, as `service.comparison` wants them.
+    """
     model = session.scalar(select(Model).where(Model.name == name))
     if model is None:
         model = Model(id=new_id("model"), name=name, created_at=now())
@@ -126,6 +136,7 @@ def add_model_version(
         parameters=card["parameters"],
         card=card,
         evaluation=evaluation,
+        answers=answers,
         created_at=now(),
     )
     session.add(version)
@@ -133,13 +144,36 @@ def add_model_version(
     return version
 
 
-def find_version(session: Session, ref: str) -> tuple[Model, ModelVersion]:
-    """The model version that `flowers` (its newest) or `flowers:3` names. Raises NotFound."""
-    name, _, number = ref.partition(":")
-    query = select(Model, ModelVersion).join(ModelVersion, ModelVersion.model_id == Model.id).where(Model.name == name)
-    if number:
-        query = query.where(ModelVersion.number == (int(number) if number.isascii() and number.isdigit() else -1))
-    row = session.execute(query.order_by(ModelVersion.number.desc()).limit(1)).first()
+def find_model(session: Session, name: str) -> Model:
+    """The model of this name or id. Raises NotFound."""
+    row = session.scalar(select(Model).where((Model.name == name) | (Model.id == name)))
     if row is None:
-        raise NotFound("model_not_found", f"there is no model version {ref!r}", hint="GET /v1/models lists the models")
-    return row[0], row[1]
+        raise NotFound("model_not_found", f"there is no model {name!r}", hint="GET /v1/models lists the models")
+    return row
+
+
+def find_version(session: Session, ref: str) -> tuple[Model, ModelVersion]:
+    """The model version that a reference names. Raises NotFound.
+
+    `flowers:3` is version 3, `flowers@staging` where that alias points, and `flowers` where the alias `production`
+    points, or the newest while it is not set.
+    """
+    name, at, alias = ref.partition("@")
+    name, colon, number = (name, "", "") if at else ref.partition(":")
+    model = find_model(session, name)
+    query = select(ModelVersion).where(ModelVersion.model_id == model.id)
+    if at:
+        query = query.where(ModelVersion.number == aliases.find(session, model, alias).version)
+    elif colon:
+        query = query.where(ModelVersion.number == _number(number))
+    elif move := aliases.current(session, model, aliases.PRODUCTION):
+        query = query.where(ModelVersion.number == move.version)
+    version = session.scalar(query.order_by(ModelVersion.number.desc()).limit(1))
+    if version is None:
+        hint = f"GET /v1/models/{model.name}/versions lists its versions"
+        raise NotFound("model_not_found", f"there is no model version {ref!r}", hint=hint)
+    return model, version
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1

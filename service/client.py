@@ -130,10 +130,10 @@ class Fovea:
     def evaluation(self, ref: str) -> Json:
         return self.get(f"/v1/models/{ref}/evaluation")
 
-    def classify(self, ref: str, *pictures: Path | bytes, top_k: int = 5) -> Json:
-        """One picture goes as the raw body, several as multipart parts."""
+    def classify(self, ref: str, *pictures: Path | bytes, top_k: int = 5, **more: Any) -> Json:
+        """One picture goes as the raw body, several as multipart parts. More: `coverage`, `false_alarm`, `explain`."""
         named = [("picture", one) if isinstance(one, bytes) else (one.name, one.read_bytes()) for one in pictures]
-        path, params = f"/v1/models/{ref}/classify", {"top_k": top_k}
+        path, params = f"/v1/models/{ref}/classify", {"top_k": top_k, **more}
         if len(named) == 1:
             headers = {"Content-Type": "application/octet-stream"}
             answer = self._ask("POST", path, params=params, content=named[0][1], headers=headers)
@@ -141,6 +141,34 @@ class Fovea:
             answer = self._ask("POST", path, params=params, files=[("file", one) for one in named])
         result: Json = answer.json()
         return result
+
+    def aliases(self, model: str) -> list[Json]:
+        return list(self.rows(f"/v1/models/{model}/aliases"))
+
+    def set_alias(self, model: str, alias: str, version: int, not_worse_than: str | None = None) -> Json:
+        """Points the alias at a version; fails when somebody moves it meanwhile.
+
+        With `not_worse_than` (an alias or a reference), a version that is significantly worse is refused.
+        """
+        path = f"/v1/models/{model}/aliases/{alias}"
+        known = {row["alias"]: row["etag"] for row in self.aliases(model)}
+        headers = {"If-Match": known[alias]} if alias in known else {"If-None-Match": "*"}
+        body: Json = {"version": version}
+        if not_worse_than is not None:
+            body["gate"] = {"not_worse_than": not_worse_than}
+        answer: Json = self._ask("PUT", path, json=body, headers=headers).json()
+        return answer
+
+    def rollback(self, model: str, alias: str) -> Json:
+        answer: Json = self._ask("POST", f"/v1/models/{model}/aliases/{alias}:rollback", headers=_once()).json()
+        return answer
+
+    def alias_history(self, model: str, alias: str, at: str | None = None) -> list[Json]:
+        """Newest first; with `at` (RFC 3339), only the move in force at that time."""
+        return list(self.rows(f"/v1/models/{model}/aliases/{alias}/history", **({"at": at} if at else {})))
+
+    def compare(self, a: str, b: str) -> Json:
+        return self.get("/v1/models/compare", a=a, b=b)
 
     # --- keys --------------------------------------------------------------------------------------------------------
 

@@ -8,9 +8,11 @@ ServiceError
 ├── MethodNotAllowed      405
 ├── RequestTimeout        408  the client stopped sending
 ├── Conflict              409  wrong state, or somebody else was first
+├── PreconditionFailed    412  If-Match names a state that is no more
 ├── PayloadTooLarge       413
 ├── UnsupportedMediaType  415
 ├── InvalidValue          422  understood, but a value is not acceptable
+├── PreconditionRequired  428  a change must say which state it knows
 ├── Overloaded            503  try again later (Retry-After)
 ├── InsufficientStorage   507  the disk is full
 └── InternalError         500  our fault; the log has the request id
@@ -24,7 +26,8 @@ from typing import Any, ClassVar
 class ServiceError(Exception):
     """An error with a name. `code` is for programs, `detail` says what happened, `hint` what to do about it.
 
-    `param` is a JSON pointer (RFC 6901) into the request body, or the name of a query parameter.
+    `param` is a JSON pointer (RFC 6901) into the request body, or the name of a query parameter. `more` are members
+    added to the problem document (RFC 9457, 3.2): what a program needs to decide what to do.
     """
 
     status: ClassVar[int] = 500
@@ -38,6 +41,7 @@ class ServiceError(Exception):
         hint: str | None = None,
         param: str | None = None,
         headers: dict[str, str] | None = None,
+        more: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(f"{code}: {detail}")
         self.code = code
@@ -45,6 +49,7 @@ class ServiceError(Exception):
         self.hint = hint
         self.param = param
         self.headers = headers or {}
+        self.more = more or {}
 
     def as_dict(self) -> dict[str, Any]:
         """The part that a failed job stores."""
@@ -79,6 +84,10 @@ class Conflict(ServiceError):
     status, title = 409, "Conflict"
 
 
+class PreconditionFailed(ServiceError):
+    status, title = 412, "Precondition failed"
+
+
 class PayloadTooLarge(ServiceError):
     status, title = 413, "Payload too large"
 
@@ -89,6 +98,10 @@ class UnsupportedMediaType(ServiceError):
 
 class InvalidValue(ServiceError):
     status, title = 422, "Invalid value"
+
+
+class PreconditionRequired(ServiceError):
+    status, title = 428, "Precondition required"
 
 
 class InternalError(ServiceError):

@@ -11,19 +11,19 @@ import torch
 from sqlalchemy import select
 
 import service
-from service import artifacts, estimates, jobs, measurements
+from service import artifacts, comparison, estimates, jobs, measurements
 from service.auto import FLOPS_PER_MULTIPLY_ADD, cost
 from service.datasets import importer
 from service.db.tables import DatasetVersion, Item, Job, Metric
 from service.errors import InternalError
 from service.ids import now, rfc3339
 from service.images import RESIZE
-from service.inference.programs import load, pick_device, weights_of
+from service.inference.programs import Program, load, pick_device, weights_of
 from service.spec import TrainSpec
 from workers import reproduction
 from workers.context import Context
 from workers.recorder import Observer, Recorder
-from workers.training import evaluate, export, precision
+from workers.training import evaluate, export, precision, trust
 from workers.training.budget import Budget
 from workers.training.data import Split
 from workers.training.loop import Diverged, Run
@@ -269,6 +269,7 @@ class Made:
     program: bytes
     card: dict[str, Any]
     evaluation: dict[str, Any]
+    answers: dict[str, Any]  # to each test picture, for comparisons with other versions
 
 
 def make_model(context: Context, job: Job, learned: Learned) -> Made:
@@ -278,7 +279,8 @@ def make_model(context: Context, job: Job, learned: Learned) -> Made:
     network = state.network.to("cpu").to(memory_format=torch.contiguous_format).eval()
     classifier = export.Classifier(network, flip=job.spec["test_time_augmentation"] == "flip")
     size = job.spec["image_size"]
-    program_bytes = export.export_program(classifier, size)
+    whole = export.fitted(classifier, pictures.packed, pictures.rows["train"], pictures.labels)
+    program_bytes = export.export_program(whole, size)
     served = load(program_bytes, "cpu", torch.get_num_threads())
 
     def trained(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -290,15 +292,21 @@ def make_model(context: Context, job: Job, learned: Learned) -> Made:
 
     split = "test" if len(pictures.rows["test"]) else "train"
     rows, val_rows = pictures.rows[split], pictures.rows["val"]
-    answers = evaluate.logits_of(served, pictures.packed, rows)
-    certificate = export.certify(evaluate.logits_of(trained, pictures.packed, rows), answers)
+    test = _answers(served, pictures, rows)
+    certificate = export.certify(evaluate.logits_of(trained, pictures.packed, rows), test.logits)
     if not certificate["passed"]:
         raise InternalError("not_certified", "the exported program does not answer as the trained network does")
-    val_logits = evaluate.logits_of(served, pictures.packed, val_rows) if len(val_rows) else answers[:0]
-    fitted = evaluate.temperature(val_logits, pictures.labels[val_rows])
+    held_out = _answers(served, pictures, val_rows)
+    temperature = evaluate.temperature(held_out.logits, held_out.labels)
     images = [pictures.images[row] for row in rows]
-    evaluation = evaluate.report(split, answers, pictures.labels[rows], pictures.classes, fitted, images)
-    return Made(program_bytes, _card(context, job, network, learned, certificate, evaluation), evaluation)
+    evaluation = evaluate.report(split, test.logits, test.labels, pictures.classes, temperature, images)
+    fitted = trust.fitted(held_out, temperature)
+    evaluation |= trust.report(fitted, test, temperature)
+    fitted["maps"] = whole.places is not None
+    card = _card(context, job, network, learned, certificate, evaluation) | fitted
+    predicted = test.logits.argmax(1).tolist()
+    kept = comparison.kept_answers(images, pictures.classes, test.labels.tolist(), predicted)
+    return Made(program_bytes, card, evaluation, kept)
 
 
 def register(context: Context, job: Job, made: Made, learned: Learned, **more: Any) -> None:
@@ -307,7 +315,7 @@ def register(context: Context, job: Job, made: Made, learned: Learned, **more: A
     with context.database.write() as session:
         jobs.fenced(session, context.hold, plan=learned.plan)
         version = artifacts.add_model_version(
-            session, str(job.model), job.id, program, card=made.card, evaluation=made.evaluation
+            session, str(job.model), job.id, program, card=made.card, evaluation=made.evaluation, answers=made.answers
         )
         row = jobs.get(session, job.id)
         if row.attempt == 1 and learned.stop_reason == "completed":
@@ -330,6 +338,12 @@ def _gflops(context: Context, job: Job, classes: int) -> float | None:
         speeds = session.scalars(mine).all()
     each = cost(TrainSpec.model_validate(job.spec), classes).multiply_adds * FLOPS_PER_MULTIPLY_ADD
     return each * float(np.mean(speeds)) / 1e9 if speeds else None
+
+
+def _answers(program: Program, pictures: Pictures, rows: np.ndarray[Any, np.dtype[np.int64]]) -> trust.Answers:
+    found = evaluate.outputs_of(program, pictures.packed, rows, len(pictures.classes))
+    assert found.strangeness is not None
+    return trust.Answers(found.logits, found.strangeness, pictures.labels[rows])
 
 
 def _card(

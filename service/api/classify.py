@@ -9,22 +9,23 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from service import artifacts, images
+from service.api import results, shapes
 from service.api.bodies import media_type, stream
 from service.api.context import DatabaseDep, SettingsDep, require
 from service.api.examples import CLASSIFIED, answers
 from service.api.multipart import PartStart, parts
 from service.api.problems import from_validation
+from service.api.results import Wanted, WantedDep
 from service.db import Database
 from service.db.tables import Model, ModelVersion
 from service.errors import InvalidValue, PayloadTooLarge, ServiceError
 from service.ids import new_id
 from service.inference.engine import Engine, Scored
-from service.inference.score import probabilities, ranked
 from service.layers import Strict
 from service.settings import Settings
 
@@ -71,14 +72,18 @@ async def classify(
     request: Request,
     db: DatabaseDep,
     settings: SettingsDep,
-    top_k: Annotated[int, Query(ge=1, le=1000)] = 5,
+    wanted: WantedDep,
 ) -> dict[str, Any]:
     """Classify one picture (raw bytes), or several (multipart `file` parts, or base64 in JSON).
 
     One bad picture among several gets its own `error`; a single bad one is a 415 or 422.
+    `?coverage=0.95` adds the set of classes that holds the right one for at least that share of pictures like the
+    training's, on average. `ood.p_value` is how often one of those would look as strange to the network as this one;
+    `decision` is abstain for the strangest `?false_alarm=0.05` of them. `?explain=cam` shows where the label was seen.
     """
     started = time.perf_counter()
     model, version = await run_in_threadpool(_find, db, ref)
+    results.check(version.card, wanted)
     uploads = await _uploads(request, settings)
     decode_started = time.perf_counter()
     size = version.card["image_size"]
@@ -89,8 +94,8 @@ async def classify(
     scored = await _score(request.app.state.engine, db, version, decoded)
     return {
         "id": new_id("pred"),
-        "model": {"name": model.name, "version": version.number, "weights_sha256": version.weights_sha256},
-        "results": _results(uploads, decoded, scored, version.card, top_k),
+        "model": shapes.model_block(model, version),
+        "results": _results(uploads, decoded, scored, version.card, wanted),
         "timing_ms": {
             "decode": round(decode_ms, 3),
             "queue": round(scored.queue_ms, 3) if scored else 0.0,
@@ -181,15 +186,14 @@ async def _score(engine: Engine, db: Database, version: ModelVersion, decoded: l
 
 
 def _results(
-    uploads: list[Upload], decoded: list[Decoded], scored: Scored | None, card: dict[str, Any], top_k: int
+    uploads: list[Upload], decoded: list[Decoded], scored: Scored | None, card: dict[str, Any], wanted: Wanted
 ) -> list[dict[str, Any]]:
-    rows = iter(probabilities(scored.logits, card["temperature"]) if scored else ())
-    results = []
+    rows = iter(results.shape(scored.outputs, card, wanted) if scored else ())
+    shown = []
     for upload, picture in zip(uploads, decoded, strict=True):
         if isinstance(picture, ServiceError):
-            blank: dict[str, Any] = {"label": None, "probability": None, "predictions": []}
-            results.append({"filename": upload.filename, **blank, "error": picture.as_dict()})
+            row, error = results.BLANK, picture.as_dict()
         else:
-            best = ranked(next(rows), card["classes"], top_k)
-            results.append({"filename": upload.filename, **best[0], "predictions": best, "error": None})
-    return results
+            row, error = next(rows), None
+        shown.append({"filename": upload.filename, **row, "error": error})
+    return shown

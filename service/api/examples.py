@@ -185,6 +185,7 @@ CHECKPOINT = {
 }
 METRICS = {"series": [{"name": "val/accuracy", "points": [[32, 1, 0.71, TIME], [64, 2, 0.83, TIME]]}]}
 MODEL = {"object": "model", "id": "model_06b2c9a1", "name": "flowers", "newest_version": 1, "created_at": TIME}
+MODEL["aliases"] = {"production": 1}
 CERTIFICATE = {
     "engine": "torch.export fp32",
     "n": 27,
@@ -218,6 +219,44 @@ EVALUATION = {
     "confusion_matrix": {"labels": ["rose", "tulip"], "counts": [[14, 0], [1, 12]]},
     "calibration": {"ece_before": 0.041, "ece_after": 0.018, "temperature": 1.31},
     "mistakes": [{"image": "5e88…", "label": "tulip", "predicted": "rose", "probability": 0.71}],
+    "prediction_sets": [
+        {"coverage": 0.95, "empirical": {"value": 0.963, "low": 0.817, "high": 0.993}, "mean_size": 1.15}
+    ],
+    "out_of_distribution": [
+        {"false_alarm": 0.05, "empirical": {"value": 0.037, "low": 0.007, "high": 0.183}},
+    ],
+}
+ALIAS = {
+    "object": "alias",
+    "model": "flowers",
+    "alias": "production",
+    "version": 3,
+    "etag": '"2"',
+    "moved_at": TIME,
+}
+ALIAS_MOVE = {
+    "object": "alias_move",
+    "sequence": 2,
+    "version": 3,
+    "previous": 1,
+    "action": "set",
+    "by": "key_06b2c9a1",
+    "time": TIME,
+}
+COMPARISON = {
+    "object": "comparison",
+    "a": {"name": "flowers", "version": 1, "weights_sha256": "c0ffee…"},
+    "b": {"name": "flowers", "version": 3, "weights_sha256": "decaf…"},
+    "n": 27,
+    "both_right": 24,
+    "both_wrong": 0,
+    "right_to_wrong": 1,
+    "wrong_to_right": 2,
+    "accuracy": {"a": 0.926, "b": 0.963},
+    "accuracy_difference": {"value": 0.037, "low": -0.098, "high": 0.167},
+    "p_value": 1.0,
+    "p_worse": 0.875,
+    "changed": [{"image": "5e88…", "label": "tulip", "a": "tulip", "b": "rose", "change": "right_to_wrong"}],
 }
 CLASSIFIED = {
     "id": "pred_06b2c9a1",
@@ -228,6 +267,10 @@ CLASSIFIED = {
             "label": "rose",
             "probability": 0.97,
             "predictions": [{"label": "rose", "probability": 0.97}, {"label": "tulip", "probability": 0.03}],
+            "prediction_set": ["rose"],
+            "ood": {"p_value": 0.41},
+            "decision": "accept",
+            "explanation": None,
             "error": None,
         }
     ],

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service import artifacts, estimates
+from service import aliases, artifacts, estimates
 from service.api import shapes
 from service.api.context import Reading, require
 from service.api.examples import (
@@ -83,12 +83,12 @@ def list_models(session: Reading, page: PageDep) -> dict[str, Any]:
 
 @router.get("/models/{model}", responses=answers(MODEL))
 def show(model: str, session: Reading) -> dict[str, Any]:
-    return _shape(session, _find(session, model))
+    return _shape(session, artifacts.find_model(session, model))
 
 
 @router.get("/models/{model}/versions", responses=listed(MODEL_VERSION))
 def list_versions(model: str, session: Reading, page: PageDep) -> dict[str, Any]:
-    row = _find(session, model)
+    row = artifacts.find_model(session, model)
     query = select(ModelVersion).where(ModelVersion.model_id == row.id)
 
     def shape(version: ModelVersion) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def list_versions(model: str, session: Reading, page: PageDep) -> dict[str, Any]
 
 @router.get("/models/{model}/versions/{number}", responses=answers(MODEL_VERSION))
 def show_version(model: str, number: int, session: Reading) -> dict[str, Any]:
-    row, version = artifacts.find_version(session, f"{_find(session, model).name}:{abs(number)}")
+    row, version = artifacts.find_version(session, f"{artifacts.find_model(session, model).name}:{abs(number)}")
     return shapes.model_version(row.name, version)
 
 
@@ -109,13 +109,6 @@ def evaluation(ref: str, session: Reading) -> dict[str, Any]:
     return artifacts.find_version(session, ref)[1].evaluation
 
 
-def _find(session: Session, name: str) -> Model:
-    row = session.scalar(select(Model).where((Model.name == name) | (Model.id == name)))
-    if row is None:
-        raise NotFound("model_not_found", f"there is no model {name!r}", hint="GET /v1/models lists the models")
-    return row
-
-
 def _shape(session: Session, row: Model) -> dict[str, Any]:
     newest = session.scalar(select(func.max(ModelVersion.number)).where(ModelVersion.model_id == row.id))
-    return shapes.model(row, newest or 0)
+    return shapes.model(row, newest or 0, aliases.all_current(session, row))

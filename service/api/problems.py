@@ -40,6 +40,7 @@ def problem(error: ServiceError, request_id: str) -> JSONResponse:
         "param": error.param,
         "hint": error.hint,
         "request_id": request_id,
+        **error.more,
     }
     return JSONResponse(body, error.status, {**error.headers}, media_type="application/problem+json")
 

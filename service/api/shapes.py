@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from service.db.tables import ApiKey, Dataset, DatasetVersion, Event, Item, Job, Model, ModelVersion
+from service import aliases
+from service.db.tables import AliasMove, ApiKey, Dataset, DatasetVersion, Event, Item, Job, Model, ModelVersion
 from service.ids import rfc3339
 from service.jobs import TERMINAL
 
@@ -77,14 +78,20 @@ def event(row: Event) -> dict[str, Any]:
     return {"id": f"evt_{row.number}", "type": row.type, "time": rfc3339(row.time), "data": row.data}
 
 
-def model(row: Model, newest: int) -> dict[str, Any]:
+def model(row: Model, newest: int, moves: list[AliasMove]) -> dict[str, Any]:
     return {
         "object": "model",
         "id": row.id,
         "name": row.name,
         "newest_version": newest,
+        "aliases": {move.alias: move.version for move in moves},
         "created_at": rfc3339(row.created_at),
     }
+
+
+def model_block(row: Model, version: ModelVersion) -> dict[str, Any]:
+    """How an answer names the model version that gave it."""
+    return {"name": row.name, "version": version.number, "weights_sha256": version.weights_sha256}
 
 
 def model_version(name: str, row: ModelVersion) -> dict[str, Any]:
@@ -99,6 +106,29 @@ def model_version(name: str, row: ModelVersion) -> dict[str, Any]:
         "weights_sha256": row.weights_sha256,
         "parameters": row.parameters,
         **{key: row.card[key] for key in keys},
+    }
+
+
+def alias(model_name: str, move: AliasMove) -> dict[str, Any]:
+    return {
+        "object": "alias",
+        "model": model_name,
+        "alias": move.alias,
+        "version": move.version,
+        "etag": aliases.etag(move),
+        "moved_at": rfc3339(move.time),
+    }
+
+
+def alias_move(row: AliasMove) -> dict[str, Any]:
+    return {
+        "object": "alias_move",
+        "sequence": row.sequence,
+        "version": row.version,
+        "previous": row.previous,
+        "action": row.action,
+        "by": row.by,
+        "time": rfc3339(row.time),
     }
 
 

@@ -250,7 +250,23 @@ class ModelVersion(Base):
     parameters: Mapped[int]
     card: Mapped[Json]
     evaluation: Mapped[Json]
+    answers: Mapped[Json | None] = mapped_column(deferred=True)  # of each evaluated picture: see service.comparison
     created_at: Mapped[float]
+
+
+class AliasMove(Base):
+    """One step in the history of an alias; the newest is where it points. Rows are only ever added."""
+
+    __tablename__ = "alias_moves"
+    __table_args__ = (CheckConstraint("action IN ('set', 'rollback')", name="action"),)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    alias: Mapped[str] = mapped_column(String, primary_key=True)
+    sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # 1, 2, 3, …: also its ETag
+    version: Mapped[int]
+    previous: Mapped[int | None]
+    action: Mapped[str]
+    by: Mapped[str]  # id of the API key
+    time: Mapped[float]
 
 
 class Measurement(Base):

@@ -19,16 +19,16 @@ from service.errors import Overloaded
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from service.inference.programs import Program
+    from service.inference.programs import Outputs, Program
 
 LOADED_OVER_STORED = 3  # memory of a loaded program over its stored bytes: weights, graph, buffers of a batch
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Logits (n, K) of one request and how long it waited and ran, in milliseconds."""
+    """The program's outputs for the n pictures of one request, and how long it waited and ran, in milliseconds."""
 
-    logits: NDArray[np.float32]
+    outputs: "Outputs"
     queue_ms: float
     model_ms: float
 
@@ -94,17 +94,19 @@ class Engine:
             return [request for request in batch if request.future.set_running_or_notify_cancel()] or self._take()
 
     def _answer(self, batch: list[_Request]) -> None:
+        from service.inference.programs import joined
+
         program = self._program(batch[0])
         started = time.perf_counter()
         pixels = batch[0].pixels if len(batch) == 1 else np.concatenate([request.pixels for request in batch])
         most = self._settings.max_batch
-        logits = np.concatenate([program(pixels[start : start + most]) for start in range(0, len(pixels), most)])
+        outputs = joined([program.outputs(pixels[start : start + most]) for start in range(0, len(pixels), most)])
         model_ms = (time.perf_counter() - started) * 1000
         start = 0
         for request in batch:
             end = start + len(request.pixels)
             waited_ms = (started - request.queued_at) * 1000
-            request.future.set_result(Scored(logits[start:end], waited_ms, model_ms))
+            request.future.set_result(Scored(outputs[start:end], waited_ms, model_ms))
             start = end
 
     def _program(self, request: _Request) -> "Program":

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 
+from service.inference.programs import Outputs, Program, joined
 from service.inference.score import probabilities
 
 Logits = NDArray[np.float32]
@@ -21,6 +22,13 @@ def logits_of(program: Callable[[NDArray[np.uint8]], Logits], packed: NDArray[np
     """(N, K) logits of the pictures `packed[rows]`, a batch at a time."""
     batches = [program(packed[rows[start : start + BATCH]]) for start in range(0, len(rows), BATCH)]
     return np.concatenate(batches)
+
+
+def outputs_of(program: Program, packed: NDArray[np.uint8], rows: Labels, classes: int) -> Outputs:
+    """All that the program says about the pictures `packed[rows]`, a batch at a time; empty without pictures."""
+    if len(rows) == 0:
+        return Outputs(np.zeros((0, classes), np.float32), np.zeros(0, np.float32))
+    return joined([program.outputs(packed[rows[start : start + BATCH]]) for start in range(0, len(rows), BATCH)])
 
 
 def temperature(logits: Logits, labels: Labels) -> float:

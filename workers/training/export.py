@@ -1,6 +1,12 @@
-"""From a trained network to a self-contained program: uint8 pixels in, logits out, and proof that it is the same."""
+"""From a trained network to a self-contained program: uint8 pixels in, answers out, and proof that they are the same.
+
+Beside the logits a program gives the strangeness of each picture and, where the network ends in the mean over all
+places and one linear layer, the class activation map of its first answer (Zhou et al. 2016). Both come from the
+activations of the one forward pass.
+"""
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,9 +16,12 @@ from torch import nn
 
 from service.inference.score import probabilities
 from workers.training.augment import normalise
+from workers.training.optim import head_of
+from workers.training.strangeness import MOST_PICTURES, Strangeness, features, fit
 
 MAX_BATCH = 1024
 TOLERANCE = 1e-4
+FIT_BATCH = 128
 
 
 class Classifier(nn.Module):
@@ -32,11 +41,92 @@ class Classifier(nn.Module):
         return (logits + self.network(pixels.flip(3))) / 2 if self.flip else logits
 
 
-def export_program(classifier: Classifier, image_size: int) -> bytes:
-    """The program as .pt2 bytes, for batches of 1 to 1024."""
+class Served(nn.Module):
+    """(N, 3, S, S) uint8 RGB -> {"logits": (N, K), "strangeness": (N,), "maps": (N, h, w) where there are any}."""
+
+    def __init__(self, classifier: Classifier, strangeness: Strangeness, image_size: int) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.strangeness = strangeness
+        self.places = _before_the_mean(classifier, image_size)
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        layer = head_of(self.classifier)
+        logits, read, seen = watched(self.classifier, images, layer, self.places)
+        found = {"logits": logits, "strangeness": self.strangeness(features(read))}
+        if seen is not None and isinstance(layer, nn.Linear):
+            found["maps"] = torch.einsum("nc,nchw->nhw", layer.weight[logits.argmax(1)], seen)
+        return found
+
+
+def watched(
+    classifier: Classifier, images: torch.Tensor, layer: nn.Module, places: str | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """The logits, what the class layer read, and what the module named `places` answered."""
+    read: list[torch.Tensor] = []
+    seen: list[torch.Tensor] = []
+    hooks = [layer.register_forward_pre_hook(lambda _module, inputs: read.append(inputs[0]))]
+    if places is not None:
+        watched = classifier.get_submodule(places)
+        hooks.append(watched.register_forward_hook(lambda _module, _inputs, output: seen.append(output)))
+    try:
+        logits = classifier(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return logits, read[0], seen[-1] if seen else None
+
+
+def _before_the_mean(classifier: Classifier, image_size: int) -> str | None:
+    """The module whose answer (N, C, h, w) has as its mean over all places what the class layer reads.
+
+    Found by trying, whatever a network calls its parts; None when there is no such module, or but one place.
+    """
+    answers: dict[str, torch.Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            answers[name] = output
+
+        return hook
+
+    hooks = [module.register_forward_hook(keep(name)) for name, module in classifier.named_modules() if name]
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (2, 3, image_size, image_size), generator=generator, dtype=torch.uint8)
+    with torch.inference_mode():
+        _, read, _ = watched(classifier, noise, head_of(classifier), None)
+    for hook in hooks:
+        hook.remove()
+    return next((name for name, answer in reversed(answers.items()) if _is_mean(read, answer)), None)
+
+
+def _is_mean(read: torch.Tensor, answer: torch.Tensor) -> bool:
+    fits = read.ndim == 2 and answer.ndim == 4 and answer.shape[1] == read.shape[1] and answer.shape[2:].numel() > 1
+    return fits and torch.allclose(answer.mean((2, 3)), read, rtol=1e-4, atol=1e-6)
+
+
+def fitted(
+    classifier: Classifier, packed: NDArray[np.uint8], rows: NDArray[np.int64], labels: NDArray[np.int64]
+) -> Served:
+    """The classifier with a strangeness fitted on (at most 1000 of) the training pictures `packed[rows]`.
+
+    `packed` is (M, S, S, 3) uint8 and `labels` (M,), on the CPU as the classifier is.
+    """
+    classifier.eval()
+    chosen = rows[np.random.default_rng(0).permutation(len(rows))[:MOST_PICTURES]]
+    layer, read = head_of(classifier), []
+    for start in range(0, len(chosen), FIT_BATCH):
+        batch = torch.from_numpy(packed[chosen[start : start + FIT_BATCH]]).permute(0, 3, 1, 2).contiguous()
+        with torch.inference_mode():
+            read.append(features(watched(classifier, batch, layer, None)[1]))
+    return Served(classifier, fit(torch.cat(read), torch.from_numpy(labels[chosen])), packed.shape[1])
+
+
+def export_program(module: nn.Module, image_size: int) -> bytes:
+    """A Classifier or what is Served of it, as .pt2 bytes, for batches of 1 to 1024."""
     example = torch.zeros(2, 3, image_size, image_size, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
-    program = torch.export.export(classifier.eval().cpu(), (example,), dynamic_shapes=({0: batch},))
+    program = torch.export.export(module.eval().cpu(), (example,), dynamic_shapes=({0: batch},))
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     return buffer.getvalue()

@@ -1,0 +1,99 @@
+"""From a program's outputs to what `classify` says of each picture: labels, prediction set, how strange, and where."""
+
+import base64
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import Depends, Query
+from numpy.typing import NDArray
+
+from service.errors import InvalidValue
+from service.inference import conformal
+from service.inference.explain import heat_map
+from service.inference.score import probabilities, ranked
+
+Json = dict[str, Any]
+
+
+class Wanted:
+    """What the caller asks of each result."""
+
+    def __init__(
+        self,
+        top_k: Annotated[int, Query(ge=1, le=1000)] = 5,
+        coverage: Annotated[
+            float | None,
+            Query(gt=0.5, le=0.999, description="name the classes among which the right one is this often"),
+        ] = None,
+        false_alarm: Annotated[
+            float, Query(gt=0, le=0.5, description="share of ordinary pictures that may be answered with abstain")
+        ] = 0.05,
+        explain: Annotated[
+            Literal["cam"] | None, Query(description="where the first label was seen: a class activation map")
+        ] = None,
+    ) -> None:
+        self.top_k = top_k
+        self.coverage = coverage
+        self.false_alarm = false_alarm
+        self.explain = explain
+
+
+WantedDep = Annotated[Wanted, Depends()]
+
+BLANK: Json = {
+    "label": None,
+    "probability": None,
+    "predictions": [],
+    "prediction_set": None,
+    "ood": None,
+    "decision": None,
+    "explanation": None,
+}
+
+
+def check(card: Json, wanted: Wanted) -> None:
+    """Raises InvalidValue (422) for what this model version cannot answer."""
+    if wanted.coverage is not None and "prediction_sets" not in card:
+        raise InvalidValue(
+            "coverage_unsupported",
+            "this model version was trained before prediction sets were kept",
+            hint="train it again, or leave ?coverage out",
+            param="coverage",
+        )
+    if wanted.explain is not None and not card.get("maps"):
+        raise InvalidValue(
+            "explain_unsupported",
+            "a class activation map needs a network that ends in the mean over several places and one linear layer",
+            hint="train such a network (resnet18, or layers that end in global_avg_pool), or leave ?explain out",
+            param="explain",
+        )
+
+
+def shape(outputs: Any, card: Json, wanted: Wanted) -> list[Json]:
+    """One result per row of a program's `Outputs`, without filename and error."""
+    chances = probabilities(outputs.logits, card["temperature"])
+    rows = [_named(row, card["classes"], wanted.top_k) for row in chances]
+    if wanted.coverage is not None:
+        _add_sets(rows, chances, card, wanted.coverage)
+    if outputs.strangeness is not None and "strangeness" in card:
+        p_values = conformal.p_values(card["strangeness"], outputs.strangeness.astype(np.float64))
+        for row, p_value in zip(rows, p_values.tolist(), strict=True):
+            row["ood"] = {"p_value": round(p_value, 6)}
+            row["decision"] = "abstain" if p_value <= wanted.false_alarm else "accept"
+    if wanted.explain is not None and outputs.maps is not None:
+        for row, seen in zip(rows, outputs.maps, strict=True):
+            png = base64.b64encode(heat_map(seen, card["image_size"])).decode()
+            row["explanation"] = {"kind": wanted.explain, "label": row["label"], "png": png}
+    return rows
+
+
+def _named(row: NDArray[np.float64], classes: list[str], top_k: int) -> Json:
+    best = ranked(row, classes, top_k)
+    return {**BLANK, **best[0], "predictions": best}
+
+
+def _add_sets(rows: list[Json], chances: NDArray[np.float64], card: Json, coverage: float) -> None:
+    limit = conformal.threshold(card["prediction_sets"], coverage)
+    order = np.argsort(-chances, axis=1, kind="stable")
+    for row, ranks, named in zip(rows, order, conformal.sets(chances, limit), strict=True):
+        row["prediction_set"] = [card["classes"][k] for k in ranks if named[k]]

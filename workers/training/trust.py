@@ -1,0 +1,59 @@
+"""What a model may promise beyond its first answer: prediction sets and strangeness, fitted on held-out pictures, and
+how well both keep their word on the test split."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from service.inference import conformal
+from service.inference.score import probabilities
+
+COVERAGES = (0.8, 0.9, 0.95)
+FALSE_ALARMS = (0.01, 0.05, 0.1)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A program's answers on one split, and the truth."""
+
+    logits: NDArray[np.float32]  # (N, K)
+    strangeness: NDArray[np.float32]  # (N,)
+    labels: NDArray[np.int64]  # (N,)
+
+
+def fitted(held_out: Answers, temperature: float) -> dict[str, Any]:
+    """The part of the card that serving needs. The held-out split also chose epoch and temperature: a few numbers,
+    which bends its exchangeability with new pictures a little; the evaluation shows by how much."""
+    scores = conformal.of_labels(probabilities(held_out.logits, temperature), held_out.labels)
+    return {
+        "prediction_sets": conformal.keep(scores),
+        "strangeness": conformal.keep(held_out.strangeness.astype(np.float64)),
+    }
+
+
+def report(card: dict[str, Any], test: Answers, temperature: float) -> dict[str, Any]:
+    """For the evaluation: stated against empirical, each with its 95 % interval (Wilson)."""
+    chances = probabilities(test.logits, temperature)
+    p_values = conformal.p_values(card["strangeness"], test.strangeness.astype(np.float64))
+    return {
+        "prediction_sets": [_sets_row(card["prediction_sets"], chances, test.labels, asked) for asked in COVERAGES],
+        "out_of_distribution": [
+            {"false_alarm": stated, "empirical": _share(p_values <= stated)} for stated in FALSE_ALARMS
+        ],
+    }
+
+
+def _sets_row(
+    kept: conformal.Kept, chances: NDArray[np.float64], labels: NDArray[np.int64], asked: float
+) -> dict[str, Any]:
+    named = conformal.sets(chances, conformal.threshold(kept, asked))
+    covered = named[np.arange(len(labels)), labels]
+    return {"coverage": asked, "empirical": _share(covered), "mean_size": float(named.sum(1).mean())}
+
+
+def _share(hits: NDArray[np.bool_]) -> dict[str, float]:
+    interval = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
+    return {"value": float(hits.mean()), "low": float(interval.low), "high": float(interval.high)}
