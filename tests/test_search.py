@@ -108,10 +108,11 @@ def test_the_best_trial_becomes_the_model(colours: Fovea) -> None:
 
 
 def test_a_search_killed_at_random_moments_ends_like_a_calm_one(fovea: Fovea) -> None:
+    fovea.environment["FOVEA_THREADS"] = "1"  # so small a network is no faster with more
     fovea.start()
     fovea.dataset(colours_zip(), "colours")
-    spec = {**SPEC, "epochs": 150}
-    calm = fovea.wait(search(fovea, "calm", spec, trials=4))
+    spec = {**SPEC, "epochs": 80}
+    calm = fovea.wait(search(fovea, "calm", spec, trials=4), 400)
     assert calm["status"] == "succeeded", calm
 
     job, chance = search(fovea, "killed", spec, trials=4), random.Random(1)
@@ -121,7 +122,7 @@ def test_a_search_killed_at_random_moments_ends_like_a_calm_one(fovea: Fovea) ->
         time.sleep(chance.uniform(0, 0.5))
         fovea.end("workers", number=signal.SIGKILL)
         fovea.start("workers")
-    killed = fovea.wait(job)
+    killed = fovea.wait(job, 400)
     assert killed["status"] == "succeeded", killed
     assert killed["attempt"] > 1, "the kills came too late to test anything"
     assert outcome(trials(fovea, job)) == outcome(trials(fovea, calm["id"]))
