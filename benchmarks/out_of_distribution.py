@@ -18,12 +18,14 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from service import images
+from service.auto import DatasetFacts, resolve
 from service.inference import conformal
 from service.inference.score import probabilities
-from service.spec import DatasetFacts, TrainSpec, resolve
+from service.spec import TrainSpec
 from workers.training import evaluate, export, strangeness, trust
 from workers.training.data import Split
 from workers.training.loop import EpochResult, Run, train
+from workers.training.optim import head_of
 from workers.training.state import network_of, prepare, start
 
 RUNS = (
@@ -87,7 +89,7 @@ class Trial:
             batch = torch.from_numpy(pixels[begin : begin + 128]).permute(0, 3, 1, 2).contiguous()
             with torch.inference_mode():
                 answer = self.served(batch)
-                layer = export.head(self.served.classifier)
+                layer = head_of(self.served.classifier)
                 read_ = export.watched(self.served.classifier, batch, layer, None)[1]
             found.append((strangeness.features(read_), answer["logits"], answer["strangeness"]))
         parts = [torch.cat(column).numpy() for column in zip(*found, strict=True)]
