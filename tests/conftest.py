@@ -32,6 +32,7 @@ class Fovea:
             "FOVEA_PORT": str(self.port),
             "FOVEA_ADMIN_KEY": KEY,
             "FOVEA_POLL_SECONDS": "0.1",
+            "FOVEA_THREADS": "1",  # two threads wait for each other for ages where other work shares the cores
             **environment,
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}

@@ -62,9 +62,6 @@ def outcome(rows: list[dict]) -> list[tuple]:
 
 @pytest.fixture(scope="module")
 def colours(shared: Fovea) -> Fovea:
-    shared.environment["FOVEA_THREADS"] = "1"  # so small a network is no faster with more
-    shared.end("workers")
-    shared.start("workers")
     shared.dataset(colours_zip(), "colours")
     return shared
 
@@ -111,7 +108,6 @@ def test_the_best_trial_becomes_the_model(colours: Fovea) -> None:
 
 
 def test_a_search_killed_at_random_moments_ends_like_a_calm_one(fovea: Fovea) -> None:
-    fovea.environment["FOVEA_THREADS"] = "1"
     fovea.start()
     fovea.dataset(colours_zip(), "colours")
     spec = {**SPEC, "epochs": 80}

@@ -6,6 +6,7 @@ that writing would cost more than WRITE_SHARE of the time, several epochs share 
 """
 
 import logging
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,6 +94,8 @@ class Recorder:
         return max(time.monotonic() - self.started, 1e-9) / max(progress.step - self._first_step, 1)
 
     def _epoch(self, result: EpochResult, *, must: bool) -> None:
+        if not all(map(math.isfinite, result.metrics.values())):
+            raise Diverged(result.step)  # weights that are still numbers can give a validation loss that is none
         self.pending.append(result)
         if result.is_best:
             self.best_pending = None
