@@ -252,6 +252,23 @@ def test_a_person_uploads_trains_judges_and_asks(taught: Visit) -> None:
     assert taught.complaints == []
 
 
+def test_a_picture_is_dropped_and_classified(taught: Visit) -> None:
+    page = taught.page
+    taught.open(f"ask/{quote(EVIL, safe='')}", "Ask")
+    pixels = list(png(np.full((16, 16, 3), (40, 190, 40), np.uint8)))
+    transfer = page.evaluate_handle(
+        """(bytes) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], "green.png", { type: "image/png" }));
+            return transfer;
+        }""",
+        pixels,
+    )
+    page.locator(".drop").dispatch_event("drop", {"dataTransfer": transfer})
+    expect(page.locator(".answer h2")).to_contain_text("%")
+    assert taught.complaints == []
+
+
 def test_an_alias_is_pointed_at_a_version_and_remembers(taught: Visit) -> None:
     page = taught.page
     taught.open("serve", "Serve")
