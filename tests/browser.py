@@ -2,9 +2,10 @@
 
 import shutil
 
+import httpx
 from playwright.sync_api import Browser, Page, Playwright
 
-from tests.conftest import Fovea
+from tests.conftest import KEY, Fovea
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
@@ -20,6 +21,7 @@ def chromium(playwright: Playwright) -> Browser:
 
 def sign_in(page: Page, fovea: Fovea) -> None:
     """By a one-time link, as a person does."""
-    path = fovea.http.post("/v1/session/links").json()["path"]
+    headers = {"Authorization": f"Bearer {KEY}"}
+    path = httpx.post(f"{fovea.url}/v1/session/links", headers=headers, timeout=30).json()["path"]
     page.goto(fovea.url + path)
     page.wait_for_selector("#nav:not([hidden])")

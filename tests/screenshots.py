@@ -14,12 +14,9 @@ from tests.conftest import Fovea, digits_zip
 
 FOLDER = Path(__file__).parents[1] / "docs/screenshots"
 VIEWPORT = {"width": 1100, "height": 760}
-LAYERS = [
-    {"conv": {"filters": 16, "activation": "relu"}},
-    {"max_pool": 2},
-    {"conv": {"filters": 32, "activation": "relu"}},
-]
-SPEC = {"network": {"layers": [*LAYERS, {"max_pool": 2}]}, "image_size": 16, "epochs": 12, "batch_size": 64}
+LAYERS = [{"conv": {"filters": 16, "batch_norm": True, "activation": "relu"}}, {"max_pool": 2}]
+LAYERS += [{"conv": {"filters": filters, "batch_norm": True, "activation": "relu"}} for filters in (32, 64)]
+SPEC = {"network": {"layers": [*LAYERS, {"global_avg_pool": {}}]}, "image_size": 16, "epochs": 12, "batch_size": 64}
 
 
 def main() -> None:
@@ -67,6 +64,7 @@ def walk(page: Page, fovea: Fovea) -> None:
     shoot(page, fovea, "watch", "jobs", "table")
     shoot(page, fovea, f"watch/compare?jobs={job['id']},{second['id']}", "compare", "path.line-1")
     shoot(page, fovea, "judge/digits:1", "judge", ".matrix")
+    fovea.http.put("/v1/models/digits/aliases/production", json={"version": 2})
     shoot(page, fovea, "serve", "serve", "table")
 
 
@@ -80,6 +78,7 @@ def walk_again(page: Page, fovea: Fovea) -> None:
         page.goto(f"{fovea.url}/#/ask/digits")
         page.set_input_files("#pictures", files)
         page.wait_for_selector(".answer h2")
+        page.get_by_label("where it saw").first.check()
         save(page, "ask-dark")
     shoot(page, fovea, "judge/digits:1", "judge-dark", ".matrix")
     shoot(page, fovea, "dataset/digits/1", "dataset-dark", ".thumb")

@@ -20,7 +20,7 @@ from tests.browser import chromium, executable, sign_in
 from tests.conftest import KEY, Fovea, make_zip, png
 
 EVIL = "<img src=x onerror=fail()>"  # as a name it must stay text
-LAYERS = "conv 8 3 relu norm\nmax_pool 2\nflatten"
+LAYERS = "conv 8 3 relu norm\nmax_pool 2\nglobal_avg_pool"
 MOST_BYTES = 300_000
 expect.set_options(timeout=45_000)  # the first answer of a model imports an engine, on a machine that may be busy
 
@@ -246,8 +246,42 @@ def test_a_person_uploads_trains_judges_and_asks(taught: Visit) -> None:
     page.set_input_files("#pictures", [red, {"name": "bad.png", "mimeType": "image/png", "buffer": b"nothing"}])
     expect(page.locator(".answer h2")).to_have_count(1)
     expect(page.locator(".answer .bar-row")).to_have_count(3)
+    page.get_by_label("where it saw").check()
+    expect(page.locator(".map")).to_be_visible()
     expect(page.locator(".answer .notice.bad")).to_have_count(1)
     assert taught.complaints == []
+
+
+def test_a_picture_is_dropped_and_classified(taught: Visit) -> None:
+    page = taught.page
+    taught.open(f"ask/{quote(EVIL, safe='')}", "Ask")
+    pixels = list(png(np.full((16, 16, 3), (40, 190, 40), np.uint8)))
+    transfer = page.evaluate_handle(
+        """(bytes) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], "green.png", { type: "image/png" }));
+            return transfer;
+        }""",
+        pixels,
+    )
+    page.locator(".drop").dispatch_event("drop", {"dataTransfer": transfer})
+    expect(page.locator(".answer h2")).to_contain_text("%")
+    assert taught.complaints == []
+
+
+def test_an_alias_is_pointed_at_a_version_and_remembers(taught: Visit) -> None:
+    page = taught.page
+    taught.open("serve", "Serve")
+    page.fill("#alias-name", "<b>live")
+    page.get_by_role("button", name="Point it there").click()
+    expect(page.get_by_role("cell", name="<b>live", exact=True)).to_be_visible()
+    page.get_by_role("button", name="History of <b>live").click()
+    expect(page.get_by_role("cell", name="set", exact=True)).to_be_visible()
+    aliases = taught.fovea.http.get(f"/v1/models/{quote(EVIL)}/aliases").json()["data"]
+    assert [(row["alias"], row["version"]) for row in aliases] == [("<b>live", 1)]
+    page.get_by_role("button", name="Take <b>live back").click()  # there is nothing before the first version
+    expect(page.locator("[role=alert]")).to_be_visible()
+    taught.complaints[:] = [one for one in taught.complaints if "the server responded with a status of 4" not in one]
 
 
 def test_names_full_of_html_stay_text(taught: Visit) -> None:

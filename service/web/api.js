@@ -52,7 +52,7 @@ export async function rows(where, params = {}, { signal, most = 2000 } = {}) {
   return found;
 }
 
-async function request(method, where, options) {
+export async function request(method, where, options) {
   const response = await answer(method, where, options);
   return response.status === 204 ? null : response.json();
 }

@@ -8,6 +8,7 @@ import { chosen } from "../models.js";
 
 const AT_ONCE = 8; // pictures of one request
 const SHOWN = 5; // labels of one picture
+const COVERAGE = 0.95; // the set of answers holds the right one this often
 
 export async function view({ args: [ref], signal }) {
   const { head, version, ref: exact } = await chosen("ask", "Ask", ref, signal);
@@ -53,13 +54,36 @@ async function ask(ref, files, answers, signal) {
     const form = new FormData();
     for (const file of some) form.append("file", file, file.name);
     try {
-      const answer = await post(`${path("models", ref)}/classify?top_k=${SHOWN}`, form, { signal });
-      answer.results.forEach((result, index) => show(places[index].said, said(result, answer.timing_ms, some.length)));
+      const answer = await classify(ref, form, signal);
+      answer.results.forEach((result, index) => {
+        show(places[index].said, said(result, answer.timing_ms, some.length));
+        if (result.explanation) overlay(places[index].picture, result.explanation);
+      });
     } catch (error) {
       if (signal.aborted) return;
       for (const { said: place } of places) show(place, errorBox(error));
     }
   }
+}
+
+/** With everything the model can say; an older or plainer one is asked again without what it cannot. */
+async function classify(ref, form, signal) {
+  const wanted = new Map([["explain", "cam"], ["coverage", COVERAGE]]);
+  for (;;) {
+    const query = new URLSearchParams([["top_k", SHOWN], ...wanted]);
+    try {
+      return await post(`${path("models", ref)}/classify?${query}`, form, { signal });
+    } catch (error) {
+      if (!/^(explain|coverage)_unsupported$/.test(error.code) || !wanted.delete(error.param)) throw error;
+    }
+  }
+}
+
+/** Dims what the network did not look at. The map lies over the picture as it was seen, stretched to a square. */
+function overlay(picture, { label, png }) {
+  const map = h("img.map", { alt: "", src: `data:image/png;base64,${png}`, hidden: true });
+  const flip = (event) => (map.hidden = !event.target.checked);
+  picture.append(map, h("label.check", {}, h("input", { type: "checkbox", onchange: flip }), `where it saw ${label}`));
 }
 
 function waiting(file) {
@@ -77,7 +101,8 @@ function waiting(file) {
       onerror: () => image.classList.add("gone"),
     },
   );
-  return { said: saidPlace, element: h("section.card.answer", {}, image, saidPlace) };
+  const picture = h("div.asked-place", {}, image);
+  return { said: saidPlace, picture, element: h("section.card.answer", {}, picture, saidPlace) };
 }
 
 function said(result, timing, pictures) {
@@ -85,7 +110,9 @@ function said(result, timing, pictures) {
   const ms = (value) => `${format.decimals(value, 1)} ms`;
   return [
     h("h2", {}, result.label, h("span.muted", {}, ` ${format.percent(result.probability)}`)),
+    result.decision === "abstain" && strange(result.ood),
     result.predictions.map((one) => bar(one.label, one.probability, format.percent(one.probability))),
+    result.prediction_set && h("p", {}, certain(result.prediction_set)),
     h(
       "p.muted",
       {},
@@ -95,6 +122,24 @@ function said(result, timing, pictures) {
       ].join(" "),
     ),
   ];
+}
+
+function strange({ p_value: chance }) {
+  const words = `Of pictures like those it learned from, ${format.percent(chance)} look as strange to it.`;
+  return h(
+    "div.notice.warn",
+    {},
+    h("strong", {}, "Unlike what it has learned: do not rely on this answer."),
+    h("p", {}, words),
+  );
+}
+
+function certain(names) {
+  const share = format.percent(COVERAGE, 0);
+  if (names.length === 1) return `In ${share} of cases like this it is ${names[0]} and nothing else.`;
+  return names.length
+    ? `In ${share} of cases like this it is one of: ${names.join(", ")}.`
+    : `No class is likely enough.`;
 }
 
 function snippets(ref) {

@@ -4,7 +4,7 @@ import { get, path } from "../api.js";
 import { h, show } from "../dom.js";
 import * as format from "../format.js";
 import { thumbnail } from "../gallery.js";
-import { card, facts, table } from "../parts.js";
+import { card, choice, errorBox, facts, field, table } from "../parts.js";
 import { chosen, itemsOf } from "../models.js";
 import { picture } from "../picture.js";
 import { link } from "../router.js";
@@ -13,7 +13,7 @@ const MOST_CLASSES = 40; // beyond it a matrix is no longer read; the list of co
 const SHOWN = 60;
 
 export async function view({ args: [ref], signal }) {
-  const { head, version, ref: exact } = await chosen("judge", "Judge", ref, signal);
+  const { head, version, versions, ref: exact } = await chosen("judge", "Judge", ref, signal);
   if (!version) return head;
   const found = await get(path("models", exact, "evaluation"), {}, { signal });
   const where = itemsOf(version);
@@ -21,6 +21,7 @@ export async function view({ args: [ref], signal }) {
     head,
     verdict(found, version, exact),
     matrixCard(found, where),
+    comparison(exact, versions, where),
     classes(found),
     calibration(found),
     worst(found, where),
@@ -156,6 +157,42 @@ function pictures(mistakes, where) {
       )),
     ),
     mistakes.length > SHOWN && h("p.muted", {}, `${format.count(mistakes.length - SHOWN)} more.`),
+  ];
+}
+
+/** Against another version of the model, on the same pictures: is the difference more than chance? */
+function comparison(ref, versions, where) {
+  const others = versions.map((row) => `${row.model}:${row.version}`).filter((name) => name !== ref);
+  if (!others.length) return null;
+  const place = h("div", { "aria-live": "polite" });
+  const pick = choice([["", "Choose one"], ...others.map((name) => [name, name])], "", { id: "other-version" });
+  const look = async () => compared(await get("/v1/models/compare", { a: pick.value, b: ref }), pick.value, ref, where);
+  pick.addEventListener("change", async () => {
+    try {
+      show(place, pick.value && (await look()));
+    } catch (error) {
+      show(place, errorBox(error));
+    }
+  });
+  return card("Better than another version?", field("Other version", pick), place);
+}
+
+function compared(found, before, now, where) {
+  const { value, low, high } = found.accuracy_difference;
+  const sure = found.p_value < 0.05 ? "more than chance explains" : "no more than chance may explain";
+  const points = (share) => `${share > 0 ? "+" : ""}${(100 * share).toFixed(1)}`;
+  const changed = found.changed.slice(0, SHOWN).map((one) => {
+    const words = `${one.label}: ${one.a} → ${one.b}`;
+    return thumbnail(where, one, () => picture(where, one, [[before, one.a], [now, one.b]]), words);
+  });
+  return [
+    h("p", {}, `${points(value)} points against ${before} (between ${points(low)} and ${points(high)}): ${sure}.`),
+    facts([
+      ["Better now", format.count(found.wrong_to_right)],
+      ["Worse now", format.count(found.right_to_wrong)],
+      ["p-value", format.decimals(found.p_value)],
+    ]),
+    changed.length ? h("div.thumbs", {}, changed) : h("p.muted", {}, "No picture changed its answer."),
   ];
 }
 

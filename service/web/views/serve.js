@@ -5,6 +5,7 @@ import { h, show } from "../dom.js";
 import * as format from "../format.js";
 import { ask, badge, card, doing, empty, errorBox, facts, field, snippet, table } from "../parts.js";
 import { link } from "../router.js";
+import { aliasCard } from "./aliases.js";
 
 const SCOPES = [
   ["predict", "ask models"],
@@ -21,7 +22,7 @@ export async function view({ signal }) {
     quietly(get("/v1/info", {}, { signal })),
     quietly(readiness()),
   ]);
-  return [h("h1", {}, "Serve"), modelCard(models), keyCard(keys), healthCard(info, ready)];
+  return [h("h1", {}, "Serve"), modelCard(models), aliasCard(models), keyCard(keys), healthCard(info, ready)];
 }
 
 async function allVersions(signal) {

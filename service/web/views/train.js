@@ -8,9 +8,10 @@ import { card, choice, doing, empty, errorBox, facts, field, table } from "../pa
 import { go } from "../router.js";
 
 export async function view({ query, signal }) {
-  const [datasets, networks] = await Promise.all([
+  const [datasets, networks, models] = await Promise.all([
     rows("/v1/datasets", {}, { signal }),
     get("/v1/networks", {}, { signal }),
+    rows("/v1/models", {}, { signal }),
   ]);
   const usable = datasets.filter((row) => row.versions);
   const title = h("h1", {}, "Train");
@@ -22,11 +23,11 @@ export async function view({ query, signal }) {
       h("a.button.primary", { href: "#/datasets" }, "To the datasets"),
     ),
   ];
-  return [title, form(usable, networks.data, query.get("dataset"), signal)];
+  return [title, form(usable, networks.data, models, query.get("dataset"), signal)];
 }
 
-function form(datasets, networks, wanted, signal) {
-  const controls = knobs(datasets, networks, wanted);
+function form(datasets, networks, models, wanted, signal) {
+  const controls = knobs(datasets, networks, models, wanted);
   const plan = h("div", { "aria-live": "polite" });
   const said = h("div");
   const start = doing(said, async () => {
@@ -59,7 +60,7 @@ function form(datasets, networks, wanted, signal) {
   return element;
 }
 
-function knobs(datasets, networks, wanted) {
+function knobs(datasets, networks, models, wanted) {
   const refs = datasets.map((row) => [row.name, `${row.name} (newest)`]);
   if (wanted && !refs.some(([value]) => value === wanted)) refs.unshift([wanted, wanted]);
   const named = networks.map((row) => [
@@ -85,6 +86,11 @@ function knobs(datasets, networks, wanted) {
     model,
     network: choice([["auto", "auto"], ["layers", "my own layers"], ...named], "auto", { id: "network" }),
     layers: h("textarea", { id: "layers", rows: 9, spellcheck: "false", value: TEXTBOOK }),
+    initial_weights: choice(
+      [["", "random"], ["pretrained", "pretrained"], ...models.map((row) => [row.name, `the model ${row.name}`])],
+      "",
+      { id: "initial-weights" },
+    ),
     image_size: number({ id: "image-size", min: 8, max: 512 }),
     epochs: number({ id: "epochs", min: 1, max: 10000 }),
     batch_size: number({ id: "batch-size", min: 2, max: 8192 }),
@@ -115,6 +121,7 @@ function details(controls) {
       "div.fields",
       {},
       field("Network", controls.network),
+      field("Begin with", controls.initial_weights, "Pretrained needs fewer pictures; for networks with a name."),
       field("Image size", controls.image_size, "Side of the square, in pixels."),
       field("Epochs", controls.epochs),
       field("Batch size", controls.batch_size),
@@ -143,6 +150,7 @@ function request(controls) {
     ...named,
   };
   const optimizer = { name: controls.optimizer.value || undefined, lr: number(controls.lr) };
+  if (controls.initial_weights.value) spec.initial_weights = controls.initial_weights.value;
   if (optimizer.name || optimizer.lr) spec.optimizer = optimizer;
   if (controls.schedule.value) spec.schedule = { name: controls.schedule.value };
   if (controls.patience.value) spec.early_stopping = { patience: number(controls.patience) };
@@ -190,12 +198,14 @@ function preview(element, controls, plan, signal) {
   look();
 }
 
-function resolvedPlan({ spec, parameters, multiply_adds, estimate, layers }) {
+function resolvedPlan({ spec, reasons, parameters, multiply_adds, estimate, layers }) {
+  const { p10, p50, p90 } = estimate.seconds;
   const network = typeof spec.network === "string" ? spec.network : `${spec.network.layers.length} layers of your own`;
   return [
     facts([
       ["Network", network],
       ["Parameters", format.count(parameters)],
+      ["Time", `about ${format.seconds(p50)}`],
       ["Memory", format.bytes(estimate.memory_bytes)],
       ["Multiply-adds", format.short(multiply_adds)],
       ["Picture", `${spec.image_size} x ${spec.image_size} px`],
@@ -203,6 +213,8 @@ function resolvedPlan({ spec, parameters, multiply_adds, estimate, layers }) {
       ["Batch", format.count(spec.batch_size)],
       ["Rate", `${spec.optimizer.name}, ${spec.optimizer.lr}`],
     ]),
+    h("p.muted", {}, `Between ${format.seconds(p10)} and ${format.seconds(p90)}: ${estimate.based_on}.`),
+    because(reasons),
     layers && table(
       "Layers",
       [
@@ -231,4 +243,12 @@ function resolvedPlan({ spec, parameters, multiply_adds, estimate, layers }) {
       h("pre", { tabindex: 0 }, JSON.stringify(spec, null, 2)),
     ),
   ];
+}
+
+/** Why "auto" chose what it chose. */
+function because(reasons) {
+  const lines = Object.entries(reasons || {});
+  if (!lines.length) return null;
+  const line = ([name, why]) => h("li", {}, h("code", {}, name), ` ${why}`);
+  return h("details", {}, h("summary", {}, "Why these values"), h("ul.plain", {}, lines.map(line)));
 }
