@@ -122,14 +122,19 @@ class _Choice:
         if self.source is not None:
             return self._because("image_size", self.source.image_size, "that of the model it begins with")
         ladder = PRETRAINED_SIDES if spec.initial_weights else SIDES
-        least = NETWORKS[spec.network].smallest if spec.network in NETWORKS else 0
-        sides = [side for side in ladder if side >= least] or [least]
+        sides = [side for side in ladder if self._possible(spec, side)] or [ladder[-1]]
         fitting = [side for side in sides if side <= self.facts.median_side * 1.25] or sides[:1]
         quick = [side for side in fitting if self._epochs_that_fit(spec, side) >= LEAST_EPOCHS] or fitting[:1]
         reason = f"the pictures' median side is {self.facts.median_side} px"
         if quick[-1] < fitting[-1]:
             reason += f"; larger ones would not see {LEAST_EPOCHS} epochs in {self.seconds:.0f} s"
         return self._because("image_size", quick[-1], reason)
+
+    def _possible(self, spec: TrainSpec, side: int) -> bool:
+        try:
+            return self._epochs_that_fit(spec, side) > 0
+        except InvalidValue:
+            return False
 
     def _epochs_that_fit(self, spec: TrainSpec, side: int) -> float:
         sized = spec.model_copy(update={"image_size": side, "batch_size": 2})

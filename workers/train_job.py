@@ -28,6 +28,7 @@ from workers.training.budget import Budget
 from workers.training.data import Split
 from workers.training.loop import Diverged, Run
 from workers.training.state import TrainState, network_of, prepare, start, weights_sha256
+from workers.training.strangeness import MOST_PICTURES
 from workers.training.weights import Initial, pretrained
 
 log = logging.getLogger("fovea.job")
@@ -76,7 +77,7 @@ def run(context: Context, job: Job) -> None:
 
 def learn(context: Context, job: Job, observer: Observer | None = None) -> Learned:
     """Trains to the end, or raises Interrupted with a checkpoint written."""
-    began = time.monotonic()
+    began = time.monotonic() - (now() - job.started_at if job.attempt == 1 and job.started_at else 0.0)
     device, threads = _machine(context)
     pictures = _pictures(context, job)
     plan = job.plan or _plan(context, job, pictures, device, threads)
@@ -128,7 +129,8 @@ def _attempt(
     run = Run(pictures.split("train", device), pictures.split("val", device), job.spec, plan, job.seed, job.goal)
     budget = None
     if job.budget is not None and job.reproduces is None:
-        at_end = 2 * (len(pictures.rows["test"]) + len(pictures.rows["val"]))
+        rows = {name: len(rows) for name, rows in pictures.rows.items()}
+        at_end = 2 * (rows["test"] + rows["val"]) + min(rows["train"], MOST_PICTURES)
         budget = Budget(job.budget["seconds"], run.batch_size, at_end)
     return state, Recorder(context, state, began, budget, observer).follow(run)
 

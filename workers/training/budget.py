@@ -6,7 +6,7 @@ ends with the same weights although the clock no longer decides.
 
 from dataclasses import dataclass
 
-EXPORT_SECONDS = 2.0  # export, certificate and registration, beside the passes over the pictures
+EXPORT_SECONDS = 3.0  # export, certificate and registration, beside the passes over the pictures
 FORWARD_SHARE = 0.4  # of a training step, for a forward pass of the same batch
 LEAST_CHANGE = 0.01  # of the steps that are left; smaller ones would only fill the record
 
