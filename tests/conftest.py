@@ -38,23 +38,24 @@ class Fovea:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.http = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=90)
 
-    def start(self, *names: str) -> None:
+    def start(self, *names: str, until: str = "/readyz") -> None:
         for name in names or ("service", "workers"):
             with (self.data.parent / f"{name}.log").open("ab") as log:
                 self.processes[name] = subprocess.Popen(
                     [sys.executable, "-m", name], env=self.environment, stdout=log, stderr=log
                 )
         if "service" in self.processes:
-            self.wait_ready()
+            self.wait_ready(until)
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, path: str = "/readyz") -> None:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             try:
-                if self.http.get("/readyz").status_code == 200:
+                if self.http.get(path).status_code == 200:
                     return
             except httpx.TransportError:
-                time.sleep(0.05)
+                pass
+            time.sleep(0.05)
         raise AssertionError((self.data.parent / "service.log").read_text())
 
     def end(self, *names: str, number: int = signal.SIGTERM) -> list[int]:

@@ -178,3 +178,15 @@ def test_a_zip_arrives_as_multipart_too(ready: Fovea) -> None:
     head = {"Content-Type": "multipart/form-data; boundary=b"}
     check(ready.http.post("/v1/datasets?name=form2", content=b"--b\r\nnonsense", headers=head), 400,
           "malformed_multipart")  # fmt: skip
+
+
+def test_a_full_disk_is_said_before_anything_is_written(fovea: Fovea) -> None:
+    fovea.environment["FOVEA_DISK_RESERVE_BYTES"] = str(10**18)
+    fovea.start("service", until="/livez")
+    answer = fovea.http.get("/readyz")
+    assert answer.status_code == 503
+    assert "bytes free" in answer.json()["checks"]["disk"]
+    head = {"Content-Type": "application/zip"}
+    check(fovea.http.post("/v1/datasets?name=a", content=colours_zip(), headers=head), 507, "disk_full")
+    assert list((fovea.data / "uploads").iterdir()) == []
+    assert fovea.http.get("/v1/datasets").json()["data"] == []
