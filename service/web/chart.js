@@ -121,14 +121,14 @@ function curve({ points }, index, scale) {
 }
 
 function grid(scale, formatY) {
-  return ticks(scale.y0, scale.y1, 4).map((value) => [
+  return ticks(scale.y0, scale.y1, 6).map((value) => [
     svg("line.grid", { x1: LEFT, x2: LEFT + scale.width, y1: scale.y(value), y2: scale.y(value) }),
     svg("text.tick", { x: LEFT - 6, y: scale.y(value) + 4, "text-anchor": "end" }, formatY(value)),
   ]);
 }
 
 function axis(scale, xName) {
-  const marks = ticks(scale.x0, scale.x1, Math.min(8, scale.width / 70)).filter(Number.isInteger);
+  const marks = ticks(scale.x0, scale.x1, Math.min(10, scale.width / 40)).filter(Number.isInteger);
   return [
     ...marks.map((value) => svg(
       "text.tick",

@@ -134,12 +134,10 @@ function strange({ p_value: chance }) {
   );
 }
 
+/** A promise about such sets over many pictures, not about this one. */
 function certain(names) {
   const share = format.percent(COVERAGE, 0);
-  if (names.length === 1) return `In ${share} of cases like this it is ${names[0]} and nothing else.`;
-  return names.length
-    ? `In ${share} of cases like this it is one of: ${names.join(", ")}.`
-    : `No class is likely enough.`;
+  return `Sets like this hold the right answer for ${share} of pictures: ${names.join(", ") || "none is likely enough"}.`;
 }
 
 function snippets(ref) {
