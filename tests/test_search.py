@@ -110,7 +110,7 @@ def test_the_best_trial_becomes_the_model(colours: Fovea) -> None:
 def test_a_search_killed_at_random_moments_ends_like_a_calm_one(fovea: Fovea) -> None:
     fovea.start()
     fovea.dataset(colours_zip(), "colours")
-    spec = {**SPEC, "epochs": 80}
+    spec = {**SPEC, "epochs": 50}
     calm = fovea.wait(search(fovea, "calm", spec, trials=4), 400)
     assert calm["status"] == "succeeded", calm
 

@@ -102,6 +102,23 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "muon"])
+def test_resuming_is_exact_in_the_other_memory_layout_too(optimizer: str) -> None:
+    plan = {"precision": "fp32", "channels_last": True}
+    layers = [{"conv": {"filters": 11, "activation": "gelu"}}, {"max_pool": 4}]  # an odd number of channels
+    spec = make_spec(network={"layers": layers}, optimizer={"name": optimizer}, epochs=6)
+    run = make_run(spec)
+    run.layout = torch.channels_last
+    calm, _ = finish(start(spec, CLASSES, 1, "cpu", plan), run)
+    first = start(spec, CLASSES, 1, "cpu", plan)
+    for progress in train(first, run):
+        if progress.step == 13:
+            break
+    second = start(spec, CLASSES, 99, "cpu", plan)
+    second.load_bytes(first.to_bytes())
+    assert finish(second, run)[0] == calm
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_option_is_exact_when_resumed_and_changes_the_outcome(name: str) -> None:
     spec = make_spec(**RECIPES[name])

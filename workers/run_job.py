@@ -7,6 +7,7 @@ import ctypes
 import json
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -49,7 +50,8 @@ def _preload() -> dict[str, Callable[[Context, Job], None]]:
     """Imports torch now, while there is no job to wait for it."""
     from workers import import_job, search_job, train_job
 
-    train_job.warm_up()
+    if not select.select([sys.stdin], [], [], 0)[0]:
+        train_job.warm_up()
     return {"train": train_job.run, "import": import_job.run, "search": search_job.run}
 
 

@@ -54,6 +54,13 @@ class TrainState:
         copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
         return save(copies, {"fovea": json.dumps(meta)})
 
+    def _lay_out_moments(self) -> None:
+        """Moments lie in memory as their parameters do, as when they were made: another order rounds differently."""
+        for parameter, moments in self.optimizer.state.items():
+            for name, value in moments.items():
+                if value.shape == parameter.shape:
+                    moments[name] = torch.empty_like(parameter).copy_(value)
+
     def revise(self, total: int) -> None:
         """From the present step on, the run has `total` steps."""
         self.counters.total = total
@@ -89,6 +96,7 @@ class TrainState:
             state.setdefault(int(index), {})[moment] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self._lay_out_moments()
         self.scaler.load_state_dict(meta["scaler"])
         self.counters = Counters(**meta["counters"])
 
