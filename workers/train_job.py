@@ -322,7 +322,7 @@ def register(context: Context, job: Job, made: Made, learned: Learned, **more: A
         row = jobs.get(session, job.id)
         if row.attempt == 1 and learned.stop_reason == "completed":
             estimates.close(session, row, now() - (row.started_at or now()))
-        if (rate := _gflops(context, job, len(made.card["classes"]))) is not None:
+        if job.type == "train" and (rate := _gflops(context, job, len(made.card["classes"]))) is not None:
             measurements.trained_at(session, rate)
         result = {
             "model": job.model,
