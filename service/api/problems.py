@@ -63,6 +63,8 @@ def from_validation(errors: Sequence[Any], body: Any) -> ServiceError:
     """The first of pydantic's complaints, with a JSON pointer to the field."""
     first = errors[0]
     where, *path = first["loc"] or ("body",)
+    if path and isinstance(body, dict) and path[0] == body.get("type"):
+        path = path[1:]  # the tag of the kind of job, which is no place in the document
     if first["type"] == "json_invalid":
         return BadRequest("malformed_json", f"the body is not valid JSON: {first['msg']}", hint="check the body")
     if where == "body" and first["type"] in ("missing", "model_attributes_type") and not path:
