@@ -17,7 +17,6 @@ LEAST_EPOCHS = 20  # below these a smaller picture learned oftener is the better
 RATES = {"adam": 1e-3, "adamw": 1e-3, "sgd": 0.05, "muon": 0.02}
 """Peak learning rates that suit these networks with batches of 16 to 128."""
 
-
 SIDES = (32, 48, 64, 96, 128)  # px; what "auto" feeds a network that starts at random
 PRETRAINED_SIDES = (96, 128, 160, 224)  # px; what filters learned from photographs still recognise
 PATIENCE_SECONDS = 600.0  # that a job without a budget should take at most, where "auto" has the choice

@@ -2,7 +2,7 @@
 
 Checkpoints are written at epoch ends and, within long epochs, every `checkpoint_seconds`. Where epochs are so short
 that writing would cost more than WRITE_SHARE of the time, several epochs share one, at the latest after
-`checkpoint_seconds`. Their metrics are shown meanwhile: an epoch that a later attempt trains again has the same ones.
+`checkpoint_seconds`. Their metrics are shown meanwhile; an attempt that begins before them forgets them first.
 """
 
 import logging
@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from service import artifacts, jobs
@@ -145,13 +145,9 @@ class Recorder:
         self.told_at = time.monotonic()
 
     def _record_metrics(self, session: Session) -> None:
-        """The metrics of epochs not yet written. One that an earlier attempt wrote stays: it is the same."""
+        """The metrics of epochs not yet written."""
         job_id = self.context.hold.job_id
-        epochs = [result.epoch for result in self.pending]
-        known = set(session.scalars(select(Metric.epoch).where(Metric.job_id == job_id, Metric.epoch.in_(epochs))))
         for result in self.pending:
-            if result.epoch in known:
-                continue
             for name, value in result.metrics.items():
                 row = {"job_id": job_id, "name": name, "step": result.step, "epoch": result.epoch, "value": value}
                 session.execute(insert(Metric), {**row, "time": now()})

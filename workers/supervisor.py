@@ -115,15 +115,14 @@ class Supervisor:
         _tell(child, {"job_id": hold.job_id, "attempt": hold.attempt})
         next_beat, deadline, stillness = 0.0, float("inf"), _Stillness()
         while child.poll() is None:
-            if stillness.seconds(self._progress(hold)) > self._settings.stuck_seconds:
-                self._end_stuck(hold, child)
-                break
             if self._closing.is_set() and deadline == float("inf"):
                 child.send_signal(signal.SIGTERM)
                 deadline = time.monotonic() + GRACE_SECONDS
             if time.monotonic() > deadline or self._unwanted(hold, beat=time.monotonic() >= next_beat):
                 _kill(child)
             if time.monotonic() >= next_beat:
+                if stillness.seconds(self._progress(hold)) > self._settings.stuck_seconds:
+                    self._end_stuck(hold, child)
                 next_beat = time.monotonic() + self._settings.lease_seconds / 3
             try:
                 child.wait(min(self._settings.poll_seconds, 0.2))

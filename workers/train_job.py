@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 import service
 from service import artifacts, comparison, estimates, jobs, measurements
@@ -87,6 +87,7 @@ def learn(context: Context, job: Job, observer: Observer | None = None) -> Learn
             break
         except (Diverged, MemoryError, RuntimeError) as error:
             change, reason = remedy(error, plan, job.spec)
+        began = time.monotonic()  # what was spent before is in the checkpoint
         plan = plan | change
         _change_plan(context, plan, reason)
     plan = plan | {"revisions": state.counters.revisions, "last_step": state.counters.step}
@@ -233,12 +234,15 @@ def _processor() -> str:
 
 
 def _resume(context: Context, job: Job, state: TrainState) -> None:
+    """To the last checkpoint, or the beginning. Metrics of later steps go: they are yet to come, and may be others."""
     with context.database.read() as session:
         checkpoint = artifacts.last_checkpoint(session, job.id)
-        if checkpoint is None:
-            return
-        state.load_bytes(artifacts.read_blob(session, checkpoint.id))
-    log.info("resuming after step %d", state.counters.step)
+        if checkpoint is not None:
+            state.load_bytes(artifacts.read_blob(session, checkpoint.id))
+            log.info("resuming after step %d", state.counters.step)
+    with context.database.write() as session:
+        jobs.fenced(session, context.hold)
+        session.execute(delete(Metric).where(Metric.job_id == job.id, Metric.step > state.counters.step))
 
 
 def _resumed_best(context: Context, job: Job, state: TrainState) -> None:
