@@ -34,9 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_zip(folder / "pictures.zip", COUNT, SIDE, CLASSES)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         environment = {
             **os.environ,
             "FOVEA_DATA": str(folder / "data"),
@@ -50,7 +48,7 @@ def main() -> None:
             )
         try:
             with Fovea(f"http://127.0.0.1:{port}", KEY) as fovea:
-                _until_ready(fovea)
+                until_ready(fovea)
                 print(f"service start to ready: {time.perf_counter() - started:.2f} s")
                 _measure(fovea, folder)
         finally:
@@ -58,7 +56,13 @@ def main() -> None:
             server.wait()
 
 
-def _until_ready(fovea: Fovea) -> None:
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until_ready(fovea: Fovea) -> None:
     while True:
         try:
             fovea.get("/readyz")

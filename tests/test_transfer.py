@@ -105,10 +105,12 @@ def test_a_job_begins_with_the_weights_of_a_model_of_ones_own(shared: Fovea) -> 
         assert (answer.status_code, answer.json()["param"]) == (422, param), answer.text
 
 
-def test_pretrained_weights_that_are_not_there_end_the_job_with_a_hint(shared: Fovea) -> None:
-    spec = {"initial_weights": "pretrained", "network": "squeezenet1_1", "epochs": 1, "image_size": 32}
-    job = shared.wait(shared.train("far", "first", spec)["id"])
-    if job["status"] == "succeeded":
-        pytest.skip("this machine can download them")
-    assert job["error"]["code"] == "weights_unavailable"
-    assert "FOVEA_WEIGHTS_DIR" in job["error"]["hint"]
+def test_pretrained_weights_that_are_not_there_are_said_with_a_hint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody answers there, whatever network there is
+    with pytest.raises(InvalidValue) as caught:
+        pretrained("squeezenet1_1", tmp_path)
+    assert caught.value.code == "weights_unavailable"
+    assert "FOVEA_WEIGHTS_DIR" in str(caught.value.hint)
