@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from service.cli import connect, watch
+from service.cli.console import connect
+from service.cli.jobs import watch
 from service.client import Fovea, FoveaError
 from service.settings import Settings
 

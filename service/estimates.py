@@ -11,7 +11,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import measurements
-from service.auto import FLOPS_PER_MULTIPLY_ADD, GFLOPS, Cost, DatasetFacts
+from service.auto import GFLOPS, DatasetFacts
+from service.cost import FLOPS_PER_MULTIPLY_ADD, Cost
 from service.db.tables import Job
 
 RATIOS = "estimate_ratios"  # of the truth to the estimate's middle, newest last

@@ -20,6 +20,7 @@ from service.jobs import Hold
 from service.search import resolve_varied, vary
 from workers import train_job
 from workers.context import Context
+from workers.model import Learned, make_model, register
 from workers.sampling import Sampling
 from workers.training.budget import EXPORT_SECONDS
 from workers.training.state import network_of, weights_sha256
@@ -115,7 +116,7 @@ def _try(search: Search, trial: Job) -> str:
     return _finished(search, hold, learned)
 
 
-def _finished(search: Search, hold: Hold, learned: train_job.Learned) -> str:
+def _finished(search: Search, hold: Hold, learned: Learned) -> str:
     """The trial's result; its best checkpoint is kept, and that of the best before it forgotten, if it is better."""
     rows = search.rows()
     before = search.best(rows[:-1])
@@ -136,9 +137,7 @@ def _finished(search: Search, hold: Hold, learned: train_job.Learned) -> str:
     return learned.stop_reason
 
 
-def _result(
-    session: Session, search: Search, trial_id: str, checkpoint_id: str, learned: train_job.Learned
-) -> dict[str, Any]:
+def _result(session: Session, search: Search, trial_id: str, checkpoint_id: str, learned: Learned) -> dict[str, Any]:
     counters = learned.state.counters
     query = select(Metric).where(Metric.job_id == trial_id, Metric.epoch == counters.best_epoch)
     metrics = {row.name: row.value for row in session.scalars(query)}
@@ -194,10 +193,10 @@ def _conclude(search: Search, reason: str) -> None:
     if best is None or best.result is None:
         raise _nothing_learned(rows)
     learned = replace(train_job.recall(search.context, best), stop_reason=reason)
-    made = train_job.make_model(search.context, best, learned)
+    made = make_model(search.context, best, learned)
     made.card["lineage"] |= {"job": search.job.id, "trial": best.id, "parameters": best.parameters}
     ended = [row for row in rows if row.finished_at is not None]
-    train_job.register(
+    register(
         search.context,
         search.job,
         made,

@@ -2,32 +2,26 @@
 
 import logging
 import time
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
-from sqlalchemy import delete, select
+from sqlalchemy import delete
 
-import service
-from service import artifacts, comparison, estimates, jobs, measurements
-from service.auto import FLOPS_PER_MULTIPLY_ADD, cost
-from service.datasets import importer
-from service.db.tables import DatasetVersion, Item, Job, Metric
+from service import artifacts, jobs, measurements
+from service.db.tables import Job, Metric
 from service.errors import InternalError
-from service.ids import now, rfc3339
-from service.images import RESIZE
-from service.inference.programs import Program, load, pick_device, weights_of
-from service.spec import TrainSpec
+from service.ids import now
+from service.inference.programs import pick_device, weights_of
 from workers import reproduction
 from workers.context import Context
+from workers.model import Learned, make_model, register, take_best
+from workers.pictures import Pictures, load_pictures
 from workers.recorder import Observer, Recorder
-from workers.training import evaluate, export, precision, trust
+from workers.training import export, precision
 from workers.training.budget import Budget
-from workers.training.data import Split
 from workers.training.loop import Diverged, Run
-from workers.training.state import TrainState, network_of, prepare, start, weights_sha256
+from workers.training.state import TrainState, prepare, start, weights_sha256
 from workers.training.strangeness import MOST_PICTURES
 from workers.training.weights import Initial, pretrained
 
@@ -36,34 +30,9 @@ log = logging.getLogger("fovea.job")
 MILDER_RATE = 0.1  # of the learning rate, after the loss was no number
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """A dataset version as arrays. `packed` is (N, S, S, 3) uint8, mapped from the cache."""
-
-    packed: np.ndarray[Any, np.dtype[np.uint8]]
-    labels: np.ndarray[Any, np.dtype[np.int64]]  # (N,) into classes
-    images: list[str]  # SHA-256 of each picture file
-    classes: list[str]
-    rows: dict[str, np.ndarray[Any, np.dtype[np.int64]]]  # of each split
-
-    def split(self, name: str, device: str) -> Split:
-        rows = self.rows[name]
-        return Split.of(self.packed, rows, self.labels[rows], device)
-
-
 def warm_up() -> None:
     """Exports the least of networks: the first export of a process imports for seconds."""
     export.export_program(export.Classifier(torch.nn.Flatten()), 1)
-
-
-@dataclass(frozen=True)
-class Learned:
-    """A training at its end."""
-
-    pictures: Pictures
-    state: TrainState
-    plan: dict[str, Any]
-    stop_reason: str
 
 
 def run(context: Context, job: Job) -> None:
@@ -79,7 +48,7 @@ def learn(context: Context, job: Job, observer: Observer | None = None) -> Learn
     """Trains to the end, or raises Interrupted with a checkpoint written."""
     began = time.monotonic() - (now() - job.started_at if job.attempt == 1 and job.started_at else 0.0)
     device, threads = _machine(context)
-    pictures = _pictures(context, job)
+    pictures = load_pictures(context, job)
     plan = job.plan or _plan(context, job, pictures, device, threads)
     while True:
         try:
@@ -97,7 +66,7 @@ def learn(context: Context, job: Job, observer: Observer | None = None) -> Learn
 def recall(context: Context, job: Job) -> Learned:
     """A training that has ended, as it was at its best checkpoint."""
     device, _ = _machine(context)
-    pictures, plan = _pictures(context, job), job.plan or {}
+    pictures, plan = load_pictures(context, job), job.plan or {}
     state = start(job.spec, len(pictures.classes), job.seed, device, plan)
     with context.database.read() as session:
         best = artifacts.best_checkpoint(session, job.id)
@@ -181,23 +150,6 @@ def _change_plan(context: Context, plan: dict[str, Any], reason: str) -> None:
             measurements.keep(session, plan["key"], measured | {"parts": plan["parts"]})  # for the next job
 
 
-def _pictures(context: Context, job: Job) -> Pictures:
-    with context.database.read() as session:
-        version = session.get_one(DatasetVersion, job.version_id)
-        cache = importer.ensure_cache(session, version, job.spec["image_size"], context.settings)
-        query = select(Item.label, Item.split, Item.image).where(Item.version_id == version.id).order_by(Item.ordinal)
-        labels, splits, images = (list(column) for column in zip(*session.execute(query), strict=True))
-    classes = [row["name"] for row in version.classes]
-    number = {name: k for k, name in enumerate(classes)}
-    return Pictures(
-        packed=np.load(cache, mmap_mode="r", allow_pickle=False),
-        labels=np.array([number[label] for label in labels], dtype=np.int64),
-        images=images,
-        classes=classes,
-        rows={name: np.flatnonzero(np.array(splits) == name) for name in importer.SPLITS},
-    )
-
-
 def _plan(context: Context, job: Job, pictures: Pictures, device: str, threads: int) -> dict[str, Any]:
     """Precision and layout: what this machine measured before for such a job, else measured now. Kept with the job."""
     spec, classes = job.spec, len(pictures.classes)
@@ -245,17 +197,9 @@ def _resume(context: Context, job: Job, state: TrainState) -> None:
         session.execute(delete(Metric).where(Metric.job_id == job.id, Metric.step > state.counters.step))
 
 
-def _resumed_best(context: Context, job: Job, state: TrainState) -> None:
-    """The weights that the job is about: those of its best epoch."""
-    with context.database.read() as session:
-        best = artifacts.best_checkpoint(session, job.id)
-        if best is not None:
-            state.network.load_state_dict(network_of(artifacts.read_blob(session, best.id)))
-
-
 def _compare(context: Context, job: Job, state: TrainState) -> None:
     """The end of a reproduction: are the weights those of the original, and if not, where did they part?"""
-    _resumed_best(context, job, state)
+    take_best(context, job, state)
     found = weights_sha256(state.network.state_dict())
     with context.database.write() as session:
         original = jobs.get(session, str(job.reproduces))
@@ -263,124 +207,3 @@ def _compare(context: Context, job: Job, state: TrainState) -> None:
         difference = None if equal else reproduction.first_difference(session, original.id, job.id)
         result = {"reproduces": original.id, "equal": equal, "weights_sha256": found, "first_difference": difference}
         jobs.succeed(session, context.hold, result)
-
-
-# --- the result ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Made:
-    """A certified program with all that is known of it."""
-
-    program: bytes
-    card: dict[str, Any]
-    evaluation: dict[str, Any]
-    answers: dict[str, Any]  # to each test picture, for comparisons with other versions
-
-
-def make_model(context: Context, job: Job, learned: Learned) -> Made:
-    """Export, certify, evaluate."""
-    pictures, state = learned.pictures, learned.state
-    _resumed_best(context, job, state)
-    network = state.network.to("cpu").to(memory_format=torch.contiguous_format).eval()
-    classifier = export.Classifier(network, flip=job.spec["test_time_augmentation"] == "flip")
-    size = job.spec["image_size"]
-    whole = export.fitted(classifier, pictures.packed, pictures.rows["train"], pictures.labels)
-    program_bytes = export.export_program(whole, size)
-    served = load(program_bytes, "cpu", torch.get_num_threads())
-
-    def trained(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
-        with torch.inference_mode():
-            logits: np.ndarray[Any, np.dtype[np.float32]] = classifier(
-                torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-            ).numpy()
-        return logits
-
-    split = "test" if len(pictures.rows["test"]) else "train"
-    rows, val_rows = pictures.rows[split], pictures.rows["val"]
-    test = _answers(served, pictures, rows)
-    certificate = export.certify(evaluate.logits_of(trained, pictures.packed, rows), test.logits)
-    if not certificate["passed"]:
-        raise InternalError("not_certified", "the exported program does not answer as the trained network does")
-    held_out = _answers(served, pictures, val_rows)
-    temperature = evaluate.temperature(held_out.logits, held_out.labels)
-    images = [pictures.images[row] for row in rows]
-    evaluation = evaluate.report(split, test.logits, test.labels, pictures.classes, temperature, images)
-    fitted = trust.fitted(held_out, temperature)
-    evaluation |= trust.report(fitted, test, temperature)
-    fitted["maps"] = whole.places is not None
-    card = _card(context, job, network, learned, certificate, evaluation) | fitted
-    predicted = test.logits.argmax(1).tolist()
-    kept = comparison.kept_answers(images, pictures.classes, test.labels.tolist(), predicted)
-    return Made(program_bytes, card, evaluation, kept)
-
-
-def register(context: Context, job: Job, made: Made, learned: Learned, **more: Any) -> None:
-    """Program, card, version and the job's end in one transaction; `more` goes into the job's result."""
-    program = artifacts.write_chunks(context.database, made.program)
-    with context.database.write() as session:
-        jobs.fenced(session, context.hold, plan=learned.plan)
-        version = artifacts.add_model_version(
-            session, str(job.model), job.id, program, card=made.card, evaluation=made.evaluation, answers=made.answers
-        )
-        row = jobs.get(session, job.id)
-        if row.attempt == 1 and learned.stop_reason == "completed":
-            estimates.close(session, row, now() - (row.started_at or now()))
-        if job.type == "train" and (rate := _gflops(context, job, len(made.card["classes"]))) is not None:
-            measurements.trained_at(session, rate)
-        result = {
-            "model": job.model,
-            "version": version.number,
-            "weights_sha256": made.card["weights_sha256"],
-            "metrics": made.card["metrics"],
-        }
-        jobs.succeed(session, context.hold, result | more, learned.stop_reason)
-
-
-def _gflops(context: Context, job: Job, classes: int) -> float | None:
-    """What training reached: operations of a step over its seconds, by the mean of the epochs' speeds."""
-    with context.database.read() as session:
-        mine = select(Metric.value).where(Metric.job_id == job.id, Metric.name == "images_per_second")
-        speeds = session.scalars(mine).all()
-    each = cost(TrainSpec.model_validate(job.spec), classes).multiply_adds * FLOPS_PER_MULTIPLY_ADD
-    return each * float(np.mean(speeds)) / 1e9 if speeds else None
-
-
-def _answers(program: Program, pictures: Pictures, rows: np.ndarray[Any, np.dtype[np.int64]]) -> trust.Answers:
-    found = evaluate.outputs_of(program, pictures.packed, rows, len(pictures.classes))
-    assert found.strangeness is not None
-    return trust.Answers(found.logits, found.strangeness, pictures.labels[rows])
-
-
-def _card(
-    context: Context,
-    job: Job,
-    network: torch.nn.Module,
-    learned: Learned,
-    certificate: dict[str, Any],
-    evaluation: dict[str, Any],
-) -> dict[str, Any]:
-    """What the model is and where it came from; serving needs nothing else."""
-    with context.database.read() as session:
-        version = session.get_one(DatasetVersion, job.version_id)
-    return {
-        "classes": learned.pictures.classes,
-        "image_size": job.spec["image_size"],
-        "resize": RESIZE,
-        "temperature": evaluation["calibration"]["temperature"],
-        "weights_sha256": weights_sha256(network.state_dict()),
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "dataset": job.dataset,
-        "metrics": {"accuracy": evaluation["accuracy"]["value"], "best_epoch": learned.state.counters.best_epoch},
-        "certificate": certificate,
-        "lineage": {
-            "job": job.id,
-            "dataset": {"name": job.dataset, "id": version.dataset_id, "digest": version.digest},
-            "archive_sha256": version.archive_sha256,
-            "spec": job.spec,
-            "seed": job.seed,
-            "plan": {key: learned.plan[key] for key in ("precision", "channels_last")},
-            "code": {"fovea": service.__version__, "torch": torch.__version__},
-            "trained_at": rfc3339(now()),
-        },
-    }

@@ -30,7 +30,8 @@ from service.api.examples import (
     listed,
 )
 from service.api.paging import PageDep
-from service.auto import GFLOPS, Source, cost, explained, layer_table
+from service.auto import GFLOPS, Source, explained
+from service.cost import cost, layer_table
 from service.datasets import versions
 from service.db import Database
 from service.db.tables import JOB_STATUSES, Checkpoint, Event, Job, Metric

@@ -20,7 +20,7 @@ from service.api.examples import (
     listed,
 )
 from service.api.paging import PageDep
-from service.auto import cost
+from service.cost import cost
 from service.db.tables import Model, ModelVersion
 from service.errors import NotFound
 from service.layers import CLASSIC, PRESETS

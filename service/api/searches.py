@@ -7,7 +7,8 @@ from sqlalchemy.orm import Session
 from service import jobs
 from service.api import shapes
 from service.api.context import Answer
-from service.auto import cost, resolve
+from service.auto import resolve
+from service.cost import cost
 from service.datasets import versions
 from service.errors import InvalidValue
 from service.search import SearchRequest, check

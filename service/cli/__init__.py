@@ -1,0 +1,29 @@
+"""The `fovea` command. Everything but `up`, `serve`, `work` and `doctor` goes through the REST API."""
+
+import sys
+
+import typer
+
+from service.cli import running
+from service.cli.datasets import datasets
+from service.cli.jobs import jobs, search, train
+from service.cli.keys import keys
+from service.cli.models import classify, models
+from service.client import FoveaError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train and serve image classifiers on your machine.")
+for command in (running.up, running.serve, running.work, running.link, running.demo, running.doctor):
+    app.command()(command)
+app.command()(train)
+app.command()(search)
+app.command()(classify)
+for name, group in (("datasets", datasets), ("jobs", jobs), ("models", models), ("keys", keys)):
+    app.add_typer(group, name=name)
+
+
+def main() -> None:
+    try:
+        app()
+    except FoveaError as error:
+        sys.stderr.write(f"fovea: {error}\n")
+        sys.exit(1)

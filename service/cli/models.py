@@ -1,0 +1,89 @@
+"""`fovea classify`, `fovea models`: ask a model, see how good it is, point aliases at its versions."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.cli.console import AsJson, connect, out, show
+
+models = typer.Typer(no_args_is_help=True, help="What was trained, and how good it is.")
+ALIAS_COLUMNS = ("alias", "version", "moved_at")
+
+
+def classify(
+    ref: str,
+    files: list[Path],
+    top_k: int = 3,
+    coverage: Annotated[float | None, typer.Option(help="also name the set that is right this often")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Name what is in pictures."""
+    with connect() as fovea:
+        answer = fovea.classify(ref, *files, top_k=top_k, **({"coverage": coverage} if coverage else {}))
+    if as_json:
+        show(answer, as_json=True)
+        return
+    for file, result in zip(files, answer["results"], strict=True):
+        said = "  ".join(f"{one['label']} {one['probability']:.3f}" for one in result["predictions"])
+        said += f"  one of {', '.join(result['prediction_set'])}" if result.get("prediction_set") else ""
+        said += "  (unlike the training pictures)" if result.get("decision") == "abstain" else ""
+        out.print(f"{file}: {said or result['error']['message']}")
+
+
+@models.command("ls")
+def list_models(as_json: AsJson = False) -> None:
+    with connect() as fovea:
+        show(list(fovea.rows("/v1/models")), as_json, ("name", "newest_version", "created_at"))
+
+
+@models.command("show")
+def show_model(ref: str) -> None:
+    """The evaluation of a model version."""
+    with connect() as fovea:
+        show(fovea.evaluation(ref), as_json=True)
+
+
+@models.command("alias")
+def set_alias(
+    model: str,
+    alias: str,
+    version: int,
+    not_worse_than: Annotated[str | None, typer.Option(help="refuse if significantly worse than this alias")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Point an alias at a version, from the next request on."""
+    with connect() as fovea:
+        moved = fovea.set_alias(model, alias, version, not_worse_than)
+    show(moved if as_json else [moved], as_json, ALIAS_COLUMNS)
+
+
+@models.command("rollback")
+def roll_back(model: str, alias: str, as_json: AsJson = False) -> None:
+    """Point an alias at the version it named before."""
+    with connect() as fovea:
+        moved = fovea.rollback(model, alias)
+    show(moved if as_json else [moved], as_json, ALIAS_COLUMNS)
+
+
+@models.command("aliases")
+def list_aliases(model: str, as_json: AsJson = False) -> None:
+    """Where each alias of a model points."""
+    with connect() as fovea:
+        show(fovea.aliases(model), as_json, ALIAS_COLUMNS)
+
+
+@models.command("compare")
+def compare(a: str, b: str, as_json: AsJson = False) -> None:
+    """Is b better than a, on the same test pictures?"""
+    with connect() as fovea:
+        found = fovea.compare(a, b)
+    if as_json:
+        show(found, as_json=True)
+        return
+    gap = found["accuracy_difference"]
+    out.print(
+        f"{a} {found['accuracy']['a']:.4f}, {b} {found['accuracy']['b']:.4f} on {found['n']} pictures: "
+        f"{gap['value']:+.4f} (95 % between {gap['low']:+.4f} and {gap['high']:+.4f}), p = {found['p_value']:.3g}"
+    )
+    show(found["changed"], False, ("change", "label", "a", "b", "image"))

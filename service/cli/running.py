@@ -1,0 +1,64 @@
+"""`fovea up`, `serve`, `work`, `link`, `demo`, `doctor`: run the service, and look at the installation."""
+
+import os
+import platform
+import shutil
+import sys
+from typing import Annotated
+
+import typer
+
+from service.cli.console import AsJson, connect, out, show
+from service.settings import Settings
+
+
+def up() -> None:
+    """Run the service and a worker together, until Ctrl-C."""
+    from service.up import up as run
+
+    raise typer.Exit(run())
+
+
+def serve() -> None:
+    """Run the HTTP service."""
+    from service.__main__ import main as run
+
+    run()
+
+
+def work() -> None:
+    """Run a worker."""
+    os.execv(sys.executable, [sys.executable, "-m", "workers"])  # noqa: S606 - replaces this process, without a shell
+
+
+def link() -> None:
+    """Print a link that signs a browser in to the page: once, within 15 minutes."""
+    with connect() as fovea:
+        sys.stdout.write(f"{fovea.url}{fovea.sign_in_path()}\n")
+
+
+def demo(exit: Annotated[bool, typer.Option("--exit", help="stop the service at the end")] = False) -> None:
+    """Learn handwritten digits and name one."""
+    from service.demo import demo as run
+
+    run(leave_running=not exit)
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Settings, versions and disk of this installation."""
+    import pysqlite3
+
+    settings = Settings()
+    free = shutil.disk_usage(next(p for p in (settings.data, *settings.data.parents) if p.exists())).free
+    facts = {
+        "python": platform.python_version(),
+        "sqlite": pysqlite3.sqlite_version,
+        "disk_free_bytes": free,
+        "settings": settings.model_dump(mode="json", exclude={"admin_key"}),
+    }
+    if as_json:
+        show(facts, as_json=True)
+        return
+    out.print(f"Python {facts['python']}, SQLite {facts['sqlite']}, {free / 2**30:.1f} GiB free")
+    for field, value in settings.model_dump(mode="json", exclude={"admin_key"}).items():
+        out.print(f"FOVEA_{field.upper()} = {value}  ({Settings.model_fields[field].description})")

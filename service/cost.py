@@ -1,0 +1,62 @@
+"""What a resolved spec costs: parameters, operations and memory, by arithmetic alone."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from service.errors import InvalidValue
+from service.layers import PRESETS, LayersNetwork, shapes
+from service.networks import NETWORKS
+from service.spec import TrainSpec
+
+FLOPS_PER_MULTIPLY_ADD = 6  # of a training step: two forward, four backward
+
+
+@dataclass(frozen=True)
+class Cost:
+    parameters: int
+    multiply_adds: int  # of one forward pass of one picture
+    memory_bytes: int  # of one training step: weights, gradients, two moments, activations
+
+
+def cost(spec: TrainSpec, classes: int) -> Cost:
+    """What a resolved spec costs, by arithmetic alone. Raises InvalidValue where the shapes are impossible."""
+    assert isinstance(spec.image_size, int)
+    assert isinstance(spec.batch_size, int)
+    if isinstance(spec.network, str) and spec.network not in PRESETS:
+        return _named_cost(spec.network, spec.image_size, spec.batch_size)
+    network = spec.network if isinstance(spec.network, LayersNetwork) else PRESETS[spec.network]
+    rows = shapes(network, spec.image_size, classes)
+    parameters = sum(row.parameters for row in rows)
+    activations = 3 * spec.image_size**2 + sum(2 * row.activations for row in rows)
+    return Cost(
+        parameters=parameters,
+        multiply_adds=sum(row.multiply_adds for row in rows),
+        memory_bytes=16 * parameters + 4 * 2 * activations * spec.batch_size,
+    )
+
+
+def _named_cost(name: str, image_size: int, batch_size: int) -> Cost:
+    known = NETWORKS[name]
+    if image_size < known.smallest:
+        raise InvalidValue(
+            "impossible_shape",
+            f"{name} needs pictures of at least {known.smallest} px, not {image_size}",
+            hint=f"set image_size to {known.smallest} or more, or use 'classic'",
+            param="/spec/image_size",
+        )
+    scale = (image_size / 224) ** 2
+    # published networks keep about 10 to 25 activations per thousand multiply-adds; 25 errs to the safe side
+    activations = 0.025 * known.giga_multiply_adds * 1e9 * scale
+    memory = 16 * known.parameters + int(4 * activations * batch_size)
+    return Cost(known.parameters, int(known.giga_multiply_adds * 1e9 * scale), memory)
+
+
+def layer_table(spec: TrainSpec, classes: int) -> list[dict[str, Any]] | None:
+    """What each layer of a resolved spec makes of one picture; None for networks known by name only."""
+    network = PRESETS.get(spec.network) if isinstance(spec.network, str) else spec.network
+    if network is None or spec.image_size == "auto":
+        return None
+    return [
+        {"kind": row.kind, "out": list(row.out), "parameters": row.parameters, "multiply_adds": row.multiply_adds}
+        for row in shapes(network, spec.image_size, classes)
+    ]

@@ -1,0 +1,158 @@
+"""From a finished training to a model version: exported, certified, evaluated, registered with its whole record."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sqlalchemy import select
+
+import service
+from service import artifacts, comparison, estimates, jobs, measurements
+from service.cost import FLOPS_PER_MULTIPLY_ADD, cost
+from service.db.tables import DatasetVersion, Job, Metric
+from service.errors import InternalError
+from service.ids import now, rfc3339
+from service.images import RESIZE
+from service.inference.programs import Program, load
+from service.spec import TrainSpec
+from workers.context import Context
+from workers.pictures import Pictures
+from workers.training import evaluate, export, trust
+from workers.training.state import TrainState, network_of, weights_sha256
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A training at its end."""
+
+    pictures: Pictures
+    state: TrainState
+    plan: dict[str, Any]
+    stop_reason: str
+
+
+def take_best(context: Context, job: Job, state: TrainState) -> None:
+    """The weights that the job is about: those of its best epoch."""
+    with context.database.read() as session:
+        best = artifacts.best_checkpoint(session, job.id)
+        if best is not None:
+            state.network.load_state_dict(network_of(artifacts.read_blob(session, best.id)))
+
+
+@dataclass(frozen=True)
+class Made:
+    """A certified program with all that is known of it."""
+
+    program: bytes
+    card: dict[str, Any]
+    evaluation: dict[str, Any]
+    answers: dict[str, Any]  # to each test picture, for comparisons with other versions
+
+
+def make_model(context: Context, job: Job, learned: Learned) -> Made:
+    """Export, certify, evaluate."""
+    pictures, state = learned.pictures, learned.state
+    take_best(context, job, state)
+    network = state.network.to("cpu").to(memory_format=torch.contiguous_format).eval()
+    classifier = export.Classifier(network, flip=job.spec["test_time_augmentation"] == "flip")
+    size = job.spec["image_size"]
+    whole = export.fitted(classifier, pictures.packed, pictures.rows["train"], pictures.labels)
+    program_bytes = export.export_program(whole, size)
+    served = load(program_bytes, "cpu", torch.get_num_threads())
+
+    def trained(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        with torch.inference_mode():
+            logits: np.ndarray[Any, np.dtype[np.float32]] = classifier(
+                torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+            ).numpy()
+        return logits
+
+    split = "test" if len(pictures.rows["test"]) else "train"
+    rows, val_rows = pictures.rows[split], pictures.rows["val"]
+    test = _answers(served, pictures, rows)
+    certificate = export.certify(evaluate.logits_of(trained, pictures.packed, rows), test.logits)
+    if not certificate["passed"]:
+        raise InternalError("not_certified", "the exported program does not answer as the trained network does")
+    held_out = _answers(served, pictures, val_rows)
+    temperature = evaluate.temperature(held_out.logits, held_out.labels)
+    images = [pictures.images[row] for row in rows]
+    evaluation = evaluate.report(split, test.logits, test.labels, pictures.classes, temperature, images)
+    fitted = trust.fitted(held_out, temperature)
+    evaluation |= trust.report(fitted, test, temperature)
+    fitted["maps"] = whole.places is not None
+    card = _card(context, job, network, learned, certificate, evaluation) | fitted
+    predicted = test.logits.argmax(1).tolist()
+    kept = comparison.kept_answers(images, pictures.classes, test.labels.tolist(), predicted)
+    return Made(program_bytes, card, evaluation, kept)
+
+
+def register(context: Context, job: Job, made: Made, learned: Learned, **more: Any) -> None:
+    """Program, card, version and the job's end in one transaction; `more` goes into the job's result."""
+    program = artifacts.write_chunks(context.database, made.program)
+    with context.database.write() as session:
+        jobs.fenced(session, context.hold, plan=learned.plan)
+        version = artifacts.add_model_version(
+            session, str(job.model), job.id, program, card=made.card, evaluation=made.evaluation, answers=made.answers
+        )
+        row = jobs.get(session, job.id)
+        if row.attempt == 1 and learned.stop_reason == "completed":
+            estimates.close(session, row, now() - (row.started_at or now()))
+        if job.type == "train" and (rate := _gflops(context, job, len(made.card["classes"]))) is not None:
+            measurements.trained_at(session, rate)
+        result = {
+            "model": job.model,
+            "version": version.number,
+            "weights_sha256": made.card["weights_sha256"],
+            "metrics": made.card["metrics"],
+        }
+        jobs.succeed(session, context.hold, result | more, learned.stop_reason)
+
+
+def _gflops(context: Context, job: Job, classes: int) -> float | None:
+    """What training reached: operations of a step over its seconds, by the mean of the epochs' speeds."""
+    with context.database.read() as session:
+        mine = select(Metric.value).where(Metric.job_id == job.id, Metric.name == "images_per_second")
+        speeds = session.scalars(mine).all()
+    each = cost(TrainSpec.model_validate(job.spec), classes).multiply_adds * FLOPS_PER_MULTIPLY_ADD
+    return each * float(np.mean(speeds)) / 1e9 if speeds else None
+
+
+def _answers(program: Program, pictures: Pictures, rows: np.ndarray[Any, np.dtype[np.int64]]) -> trust.Answers:
+    found = evaluate.outputs_of(program, pictures.packed, rows, len(pictures.classes))
+    assert found.strangeness is not None
+    return trust.Answers(found.logits, found.strangeness, pictures.labels[rows])
+
+
+def _card(
+    context: Context,
+    job: Job,
+    network: torch.nn.Module,
+    learned: Learned,
+    certificate: dict[str, Any],
+    evaluation: dict[str, Any],
+) -> dict[str, Any]:
+    """What the model is and where it came from; serving needs nothing else."""
+    with context.database.read() as session:
+        version = session.get_one(DatasetVersion, job.version_id)
+    return {
+        "classes": learned.pictures.classes,
+        "image_size": job.spec["image_size"],
+        "resize": RESIZE,
+        "temperature": evaluation["calibration"]["temperature"],
+        "weights_sha256": weights_sha256(network.state_dict()),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "dataset": job.dataset,
+        "metrics": {"accuracy": evaluation["accuracy"]["value"], "best_epoch": learned.state.counters.best_epoch},
+        "certificate": certificate,
+        "lineage": {
+            "job": job.id,
+            "dataset": {"name": job.dataset, "id": version.dataset_id, "digest": version.digest},
+            "archive_sha256": version.archive_sha256,
+            "spec": job.spec,
+            "seed": job.seed,
+            "plan": {key: learned.plan[key] for key in ("precision", "channels_last")},
+            "code": {"fovea": service.__version__, "torch": torch.__version__},
+            "trained_at": rfc3339(now()),
+        },
+    }
