@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from service.errors import InvalidValue
 from service.inference import conformal
 from service.inference.explain import heat_map
-from service.inference.score import probabilities, ranked
+from service.inference.score import probabilities, ranked, sigmoids
 
 Json = dict[str, Any]
 
@@ -42,6 +42,7 @@ WantedDep = Annotated[Wanted, Depends()]
 
 BLANK: Json = {
     "label": None,
+    "labels": [],
     "probability": None,
     "predictions": [],
     "prediction_set": None,
@@ -54,10 +55,11 @@ BLANK: Json = {
 def check(card: Json, wanted: Wanted) -> None:
     """Raises InvalidValue (422) for what this model version cannot answer."""
     if wanted.coverage is not None and "prediction_sets" not in card:
+        several = "gives any number of labels" if _several(card) else "was trained before prediction sets were kept"
         raise InvalidValue(
             "coverage_unsupported",
-            "this model version was trained before prediction sets were kept",
-            hint="train it again, or leave ?coverage out",
+            f"this model version {several}",
+            hint="leave ?coverage out" if _several(card) else "train it again, or leave ?coverage out",
             param="coverage",
         )
     if wanted.explain is not None and not card.get("maps"):
@@ -71,8 +73,12 @@ def check(card: Json, wanted: Wanted) -> None:
 
 def shape(outputs: Any, card: Json, wanted: Wanted) -> list[Json]:
     """One result per row of a program's `Outputs`, without filename and error."""
-    chances = probabilities(outputs.logits, card["temperature"])
-    rows = [_named(row, card["classes"], wanted.top_k) for row in chances]
+    if _several(card):
+        chances = sigmoids(outputs.logits, card["temperature"])
+        rows = [_all_named(row, card, wanted.top_k) for row in chances]
+    else:
+        chances = probabilities(outputs.logits, card["temperature"])
+        rows = [_named(row, card["classes"], wanted.top_k) for row in chances]
     if wanted.coverage is not None:
         _add_sets(rows, chances, card, wanted.coverage)
     if outputs.strangeness is not None and "strangeness" in card:
@@ -89,7 +95,21 @@ def shape(outputs: Any, card: Json, wanted: Wanted) -> list[Json]:
 
 def _named(row: NDArray[np.float64], classes: list[str], top_k: int) -> Json:
     best = ranked(row, classes, top_k)
-    return {**BLANK, **best[0], "predictions": best}
+    return {**BLANK, **best[0], "labels": [best[0]["label"]], "predictions": best}
+
+
+def _several(card: Json) -> bool:
+    return card.get("task") == "multi_label"
+
+
+def _all_named(row: NDArray[np.float64], card: Json, top_k: int) -> Json:
+    """All classes from their thresholds on, the surest first; `label` is the first of them, null when there is none."""
+    classes, limits = card["classes"], card["thresholds"]
+    order = np.argsort(-row, kind="stable").tolist()
+    ranks = [{"label": classes[k], "probability": round(float(row[k]), 6), "threshold": limits[k]} for k in order]
+    given = [rank for k, rank in zip(order, ranks, strict=True) if row[k] >= limits[k]]
+    first = {key: given[0][key] for key in ("label", "probability")} if given else {}
+    return {**BLANK, **first, "labels": [rank["label"] for rank in given], "predictions": ranks[:top_k]}
 
 
 def _add_sets(rows: list[Json], chances: NDArray[np.float64], card: Json, coverage: float) -> None:

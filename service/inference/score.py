@@ -1,4 +1,5 @@
-"""From logits to probabilities: a temperature fitted on the validation split, then softmax (Guo et al. 2017)."""
+"""From logits to probabilities: a temperature fitted on the validation split, then softmax (Guo et al. 2017), or a
+sigmoid for each class where a picture may have several labels."""
 
 from typing import Any
 
@@ -12,6 +13,12 @@ def probabilities(logits: NDArray[np.float32], temperature: float) -> NDArray[np
     scaled -= scaled.max(axis=1, keepdims=True)
     exp = np.exp(scaled)
     result: NDArray[np.float64] = exp / exp.sum(axis=1, keepdims=True)
+    return result
+
+
+def sigmoids(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
+    """(N, K) logits -> (N, K) calibrated probabilities, each of its class alone."""
+    result: NDArray[np.float64] = np.exp(-np.logaddexp(0, -logits.astype(np.float64) / temperature))
     return result
 
 
