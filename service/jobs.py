@@ -274,7 +274,14 @@ def trials(session: Session, search_id: str) -> Sequence[Job]:
     return session.scalars(query.execution_options(populate_existing=True)).all()
 
 
-def start_trial(session: Session, hold: Hold, number: int, spec: dict[str, Any], parameters: dict[str, Any]) -> Job:
+def start_trial(
+    session: Session,
+    hold: Hold,
+    number: int,
+    spec: dict[str, Any],
+    parameters: dict[str, Any],
+    budget: dict[str, Any] | None = None,
+) -> Job:
     """A new trial of the held search, running from the start: nobody else could claim it."""
     fenced(session, hold)
     search = get(session, hold.job_id)
@@ -286,6 +293,7 @@ def start_trial(session: Session, hold: Hold, number: int, spec: dict[str, Any],
         trial=number,
         parameters=parameters,
         spec=spec,
+        budget=budget,
         seed=search.seed,
         version_id=search.version_id,
         dataset=search.dataset,

@@ -167,6 +167,17 @@ def test_pause_resume_stop_and_cancel_do_what_they_say(colours: Fovea) -> None:
 def test_a_budget_ends_the_search_when_another_trial_would_not_fit(colours: Fovea) -> None:
     job = colours.wait(search(colours, "budget", trials=1000, budget={"seconds": 8}))
     assert (job["status"], job["stop_reason"]) == ("succeeded", "budget_exhausted"), job
+    first = trials(colours, job["id"])[0]
+    assert first["budget"] == {"seconds": 8.0}
+
+
+def test_a_trial_that_outlasts_the_budget_is_shortened_and_still_makes_the_model(colours: Fovea) -> None:
+    spec = {**SPEC, "epochs": 10_000}
+    job = colours.wait(search(colours, "shortened", spec=spec, trials=3, budget={"seconds": 8}))
+    assert (job["status"], job["stop_reason"]) == ("succeeded", "budget_exhausted"), job
+    assert job["result"]["trials"] == 1
+    (only,) = trials(colours, job["id"])
+    assert only["stop_reason"] == "budget_exhausted"
     seconds = [row["result"]["seconds"] for row in trials(colours, job["id"])]
     assert 1 <= len(seconds) == job["result"]["trials"] < 1000
     assert len(seconds) == 1 or sum(seconds[:-1]) + max(seconds[:-1]) < 8, "the last trial should not have begun"
@@ -248,6 +259,7 @@ def test_a_dry_run_resolves_and_creates_nothing(colours: Fovea) -> None:
     body = {"type": "search", "model": "dry", "dataset": "colours", "space": SPACE, "spec": SPEC, "trials": 3}
     answer = colours.http.post("/v1/jobs", json=body, params={"dry_run": True}).json()
     assert answer["search"] == {"space": SPACE, "trials": 3, "metric": "val/accuracy"}
+    assert answer["estimate"]["seconds"]["p90"] > answer["estimate"]["seconds"]["p10"] > 0
     assert answer["spec"]["optimizer"]["lr"] == 1e-3
     assert colours.http.get("/v1/jobs", params={"model": "dry"}).json()["data"] == []
 

@@ -89,10 +89,18 @@ def _next(search: Search) -> Job | None:
         impossible = error
     rows = search.rows()
     with context.database.write() as session:
-        trial = jobs.start_trial(session, context.hold, number, spec, parameters)
+        trial = jobs.start_trial(session, context.hold, number, spec, parameters, _what_is_left(search, rows))
         if impossible is not None:
             _record_failure(session, search, trial, impossible, search.best(rows))
     return trial if impossible is None else None
+
+
+def _what_is_left(search: Search, rows: list[Job]) -> dict[str, float] | None:
+    """The budget of the next trial: it ends annealed within that of the search, shortened if it must be."""
+    if search.job.budget is None:
+        return None
+    left = search.job.budget["seconds"] - sum(map(seconds_of, rows))
+    return {"seconds": max(left, EXPORT_SECONDS)}
 
 
 def _try(search: Search, trial: Job) -> str:

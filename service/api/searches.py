@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from service import jobs
+from service import estimates, jobs
 from service.api import shapes
 from service.api.context import Answer
 from service.auto import resolve
@@ -33,7 +33,10 @@ def create(session: Session, body: SearchRequest, settings: Settings) -> Answer:
 
 
 def dry_run(session: Session, body: SearchRequest, settings: Settings) -> dict[str, Any]:
-    """What the base spec resolves to, what it costs, and the search as it would be kept. Raises InvalidValue."""
+    """What the base spec resolves to, what it costs, and the search as it would be kept. Raises InvalidValue.
+
+    The estimate is that of the base spec for every trial; pruning makes a search shorter.
+    """
     version = versions.find_ready(session, body.dataset)
     facts, memory_bytes = versions.facts(version), settings.max_training_memory_bytes
     if not version.splits.get("val"):
@@ -53,6 +56,9 @@ def dry_run(session: Session, body: SearchRequest, settings: Settings) -> dict[s
     spec = resolve(body.spec, facts, memory_bytes)
     check(body, facts, memory_bytes)
     needed = cost(TrainSpec.model_validate(spec), facts.classes)
+    trial = estimates.estimate(session, spec, needed, facts, None)
+    most = body.budget.seconds if body.budget else float("inf")
+    seconds = {name: round(min(body.trials * value, most), 1) for name, value in trial["seconds"].items()}
     space = {pointer: dimension.model_dump(exclude_unset=True) for pointer, dimension in body.space.items()}
     return {
         "spec": spec,
@@ -60,5 +66,6 @@ def dry_run(session: Session, body: SearchRequest, settings: Settings) -> dict[s
         "parameters": needed.parameters,
         "multiply_adds": needed.multiply_adds,
         "memory_bytes": needed.memory_bytes,
+        "estimate": {**trial, "seconds": seconds},
         "search": {"space": space, "trials": body.trials, "metric": body.metric},
     }
