@@ -27,7 +27,7 @@ def estimate(
     session: Session, spec: dict[str, Any], needed: Cost, facts: DatasetFacts, budget_seconds: float | None
 ) -> dict[str, Any]:
     """`{"seconds": {"p10", "p50", "p90"}, "memory_bytes", "disk_bytes", "based_on"}` of a resolved spec."""
-    rate = measurements.gflops(session)
+    rate = measurements.gflops(session, spec["network"])
     work = needed.multiply_adds * FLOPS_PER_MULTIPLY_ADD * facts.train_count * spec["epochs"]
     middle = START_SECONDS + work / ((rate or GFLOPS) * 1e9)
     ratios = (measurements.known(session, RATIOS) or {"ratios": []})["ratios"]

@@ -99,7 +99,7 @@ def register(context: Context, job: Job, made: Made, learned: Learned, **more: A
         if row.attempt == 1 and learned.stop_reason == "completed":
             estimates.close(session, row, now() - (row.started_at or now()))
         if job.type == "train" and (rate := _gflops(context, job, len(made.card["classes"]))) is not None:
-            measurements.trained_at(session, rate)
+            measurements.trained_at(session, rate, job.spec["network"])
         result = {
             "model": job.model,
             "version": version.number,
