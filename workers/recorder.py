@@ -56,6 +56,7 @@ class Recorder:
     def __post_init__(self) -> None:
         self._first_step = self.state.counters.step
         self._used_before = self.state.counters.seconds
+        self._warm: tuple[float, int] | None = None  # when, and after which step, the speed began to be measured
 
     def follow(self, run: Run) -> str:
         """Trains until the end or until asked to stop; the reason. Raises Interrupted."""
@@ -85,7 +86,11 @@ class Recorder:
         counters.seconds = self._used_before + time.monotonic() - self.began
         if self.budget is None or counters.step == counters.total:
             return
-        speed = self._step_seconds(progress)
+        if self._warm is None:  # the first steps of a process are slow, and would leave room for a handful
+            self._warm = time.monotonic(), progress.step
+            return
+        began, first = self._warm
+        speed = max(time.monotonic() - began, 1e-9) / (progress.step - first)
         total = self.budget.total(progress.step, counters.total, run.steps, counters.seconds, speed)
         if total != counters.total:
             self.state.revise(total)
