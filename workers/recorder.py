@@ -85,13 +85,18 @@ class Recorder:
         counters.seconds = self._used_before + time.monotonic() - self.began
         if self.budget is None or counters.step == counters.total:
             return
-        speed = self._step_seconds(progress)
+        speed = self._step_seconds_to_come(progress, run)
         total = self.budget.total(progress.step, counters.total, run.steps, counters.seconds, speed)
         if total != counters.total:
             self.state.revise(total)
 
     def _step_seconds(self, progress: StepProgress) -> float:
         return max(time.monotonic() - self.started, 1e-9) / max(progress.step - self._first_step, 1)
+
+    def _step_seconds_to_come(self, progress: StepProgress, run: Run) -> float:
+        """Later steps cost more where pictures grow."""
+        done = run.work(self._first_step, progress.step, progress.steps)
+        return self._step_seconds(progress) * run.work(progress.step, progress.steps, progress.steps) / done
 
     def _epoch(self, result: EpochResult, *, must: bool) -> None:
         if not all(map(math.isfinite, result.metrics.values())):

@@ -102,7 +102,13 @@ def facts(version: DatasetVersion) -> DatasetFacts:
         median_side=version.facts["median_side"],
         grey=version.facts["grey"],
         imbalance=max(row["count"] for row in version.classes) / min(row["count"] for row in version.classes),
+        signs=all(_is_sign(row["name"]) for row in version.classes),
     )
+
+
+def _is_sign(name: str) -> bool:
+    """Is it a number or a single letter? Such classes may be writing, or signs of hands."""
+    return len(name) == 1 or name.isdigit()
 
 
 def delete_dataset(session: Session, dataset: Dataset, settings: Settings) -> list[Path]:
