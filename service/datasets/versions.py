@@ -102,11 +102,11 @@ def facts(version: DatasetVersion) -> DatasetFacts:
         median_side=version.facts["median_side"],
         grey=version.facts["grey"],
         imbalance=max(row["count"] for row in version.classes) / min(row["count"] for row in version.classes),
-        signs=all(_is_sign(row["name"]) for row in version.classes),
+        signs=all(is_sign(row["name"]) for row in version.classes),
     )
 
 
-def _is_sign(name: str) -> bool:
+def is_sign(name: str) -> bool:
     """Is it a number or a single letter? Such classes may be writing, or signs of hands."""
     return len(name) == 1 or name.isdigit()
 
