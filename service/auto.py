@@ -8,11 +8,13 @@ from typing import Any
 
 import psutil
 
-from service.cost import FLOPS_PER_MULTIPLY_ADD, cost
+from service.checks import can_grow, check_growth, check_initialisation
+from service.cost import cost, operations
 from service.errors import InvalidValue
-from service.layers import PRESETS, LayersNetwork, shapes, takes_any_size
-from service.networks import NETWORKS, side_while_growing
-from service.spec import Augment, Ema, Loss, Schedule, TrainSpec, Transfer
+from service.layers import LayersNetwork
+from service.networks import NETWORKS
+from service.recipes import SPEEDRUN_SIDES, filled
+from service.spec import Augment, Ema, Initialisation, Loss, Progressive, Schedule, TrainSpec, Transfer, Whitening
 
 LEAST_EPOCHS = 20  # below these a smaller picture learned oftener is the better choice
 RATES = {"adam": 1e-3, "adamw": 1e-3, "sgd": 0.05, "muon": 0.02}
@@ -22,6 +24,7 @@ SIDES = (32, 48, 64, 96, 128)  # px; what "auto" feeds a network that starts at 
 PRETRAINED_SIDES = (96, 128, 160, 224)  # px; what filters learned from photographs still recognise
 PATIENCE_SECONDS = 600.0  # that a job without a budget should take at most, where "auto" has the choice
 SEVERAL_LABELS_LOSS = "binary_cross_entropy"
+LARGE = 64  # px from which smaller pictures first save enough to matter
 GFLOPS = 40.0  # of two CPU cores, until this machine has trained something
 OPTIMIZERS = {
     "adam": "the textbook's choice for this network",
@@ -40,6 +43,12 @@ class DatasetFacts:
     grey: bool
     imbalance: float = 1.0  # pictures of the largest class over those of the smallest
     several_labels: bool = False  # a picture may have any number of labels
+    signs: bool = False  # are the classes named by numbers or single letters?
+
+    @property
+    def mirror(self) -> bool:
+        """May a picture's mirror image stand for the same class? Not where grey pictures or signs may be writing."""
+        return not (self.grey or self.signs)
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,8 @@ def explained(
     choice = _Choice(spec, facts, source, budget_seconds or PATIENCE_SECONDS, gflops * 1e9)
     resolved = choice.all()
     _check_weights(resolved)
-    _check_progressive(resolved, facts.classes)
+    check_initialisation(resolved)
+    check_growth(resolved, facts.classes)
     _check_cost(resolved, facts.classes, memory_bytes or int(psutil.virtual_memory().total * 0.8))
     return resolved.model_dump(mode="json"), choice.reasons
 
@@ -95,10 +105,12 @@ class _Choice:
         self.reasons: dict[str, str] = {}
 
     def all(self) -> TrainSpec:
-        spec = self.spec
-        for rule in (self._network, self._image_size, self._batch_size, self._epochs, self._optimizer, self._schedule):
+        spec, self.reasons = filled(self.spec, self.facts.train_count, mirror=self.facts.mirror)
+        for rule in (self._network, self._initialisation, self._image_size, self._batch_size, self._progressive):
             spec = spec.model_copy(update=rule(spec))
-        for rule in (self._loss, self._augment, self._ema, self._transfer, self._normalisation):
+        for rule in (self._epochs, self._optimizer, self._schedule, self._loss, self._augment, self._ema):
+            spec = spec.model_copy(update=rule(spec))
+        for rule in (self._transfer, self._normalisation, self._test_time):
             spec = spec.model_copy(update=rule(spec))
         return spec
 
@@ -117,12 +129,20 @@ class _Choice:
             return self._because("network", "resnet18", "a small network with weights learned from photographs")
         return self._because("network", "compact", "residual and normalised: learns well from few pictures at any size")
 
+    def _initialisation(self, spec: TrainSpec) -> dict[str, Any]:
+        if spec.initialisation != "auto":
+            return {}
+        if spec.network != "speedrun" or spec.initial_weights is not None:
+            return {"initialisation": None}
+        value = Initialisation(whitening=Whitening(), identity=True)
+        return self._because("initialisation", value, "what this network is made for")
+
     def _image_size(self, spec: TrainSpec) -> dict[str, Any]:
         if spec.image_size != "auto":
             return {}
         if self.source is not None:
             return self._because("image_size", self.source.image_size, "that of the model it begins with")
-        ladder = PRETRAINED_SIDES if spec.initial_weights else SIDES
+        ladder = PRETRAINED_SIDES if spec.initial_weights else SPEEDRUN_SIDES if spec.recipe == "speedrun" else SIDES
         sides = [side for side in ladder if self._possible(spec, side)] or [ladder[-1]]
         fitting = [side for side in sides if side <= self.facts.median_side * 1.25] or sides[:1]
         quick = [side for side in fitting if self._epochs_that_fit(spec, side) >= LEAST_EPOCHS] or fitting[:1]
@@ -139,8 +159,7 @@ class _Choice:
 
     def _epochs_that_fit(self, spec: TrainSpec, side: int) -> float:
         sized = spec.model_copy(update={"image_size": side, "batch_size": 2})
-        work = cost(sized, self.facts.classes).multiply_adds * FLOPS_PER_MULTIPLY_ADD * max(self.facts.train_count, 1)
-        return self.seconds * self.flops / work
+        return self.seconds * self.flops / (operations(sized, self.facts.classes) * max(self.facts.train_count, 1))
 
     def _batch_size(self, spec: TrainSpec) -> dict[str, Any]:
         if spec.batch_size != "auto":
@@ -148,10 +167,26 @@ class _Choice:
         value = _power_of_two(self.facts.train_count // 40, 8, 128)
         return self._because("batch_size", value, f"about 40 steps an epoch of {self.facts.train_count} pictures")
 
+    def _progressive(self, spec: TrainSpec) -> dict[str, Any]:
+        if spec.progressive != "auto":
+            return {}
+        assert isinstance(spec.image_size, int)
+        if spec.image_size < LARGE:
+            return self._because("progressive", None, f"pictures of {spec.image_size} px are small")
+        wanted = spec.epochs if isinstance(spec.epochs, int) else self._wanted_epochs()
+        if self._epochs_that_fit(spec, spec.image_size) >= wanted:
+            return self._because("progressive", None, f"{self.seconds:.0f} s are enough for whole pictures")
+        if not can_grow(spec.model_copy(update={"progressive": Progressive()}), self.facts.classes):
+            return self._because("progressive", None, "this network takes pictures of one size only")
+        return self._because("progressive", Progressive(), f"{self.seconds:.0f} s are short for pictures of this size")
+
+    def _wanted_epochs(self) -> int:
+        return min(max(60_000 // max(self.facts.train_count, 1), 12), 60)
+
     def _epochs(self, spec: TrainSpec) -> dict[str, Any]:
         if spec.epochs != "auto":
             return {}
-        wanted = min(max(60_000 // max(self.facts.train_count, 1), 12), 60)
+        wanted = self._wanted_epochs()
         assert isinstance(spec.image_size, int)
         fitting = int(self._epochs_that_fit(spec, spec.image_size))
         value = max(min(wanted, fitting), 5)
@@ -163,16 +198,18 @@ class _Choice:
     def _optimizer(self, spec: TrainSpec) -> dict[str, Any]:
         given, changes = spec.optimizer, {}
         if given.name == "auto":
-            usual = {"classic": "adam", "compact": "muon"} if isinstance(spec.network, str) else {}
+            usual = {"classic": "adam", "compact": "muon", "speedrun": "muon"} if isinstance(spec.network, str) else {}
             changes["name"] = usual.get(str(spec.network), "adamw")
             self.reasons["optimizer.name"] = OPTIMIZERS[changes["name"]]
         name = changes.get("name", given.name)
         if given.lr == "auto":
-            changes["lr"] = RATES[name] * (2 if spec.network == "compact" else 1)  # type: ignore[assignment]
+            changes["lr"] = RATES[name] * (2 if spec.network in ("compact", "speedrun") else 1)  # type: ignore[assignment]
             self.reasons["optimizer.lr"] = f"the usual peak for {name} with this network"
         if given.weight_decay == "auto":
             changes["weight_decay"] = 0.05 if name in ("adamw", "muon") else 0.0  # type: ignore[assignment]
             self.reasons["optimizer.weight_decay"] = f"the usual one for {name}"
+        if given.norm_bias_rate == "auto":
+            changes["norm_bias_rate"] = 1.0  # type: ignore[assignment]
         return {"optimizer": given.model_copy(update=changes)}
 
     def _schedule(self, spec: TrainSpec) -> dict[str, Any]:
@@ -199,15 +236,21 @@ class _Choice:
         if spec.augment != "auto":
             return {}
         if spec.network == "classic":
-            value = Augment(crop=0.1, brightness=0.1, contrast=0.1, horizontal_flip=not self.facts.grey)
+            value = Augment(crop=0.1, brightness=0.1, contrast=0.1, horizontal_flip=self.facts.mirror)
         elif self.facts.grey:
             value = Augment(crop=0.1, rotate=10.0, zoom=0.1, brightness=0.1, contrast=0.1)
         else:
-            value = Augment(
-                crop=0.1, rotate=10.0, zoom=0.15, brightness=0.2, contrast=0.2, saturation=0.2, horizontal_flip=True
+            value = Augment(crop=0.1, rotate=10.0, zoom=0.15, brightness=0.2, contrast=0.2, saturation=0.2).model_copy(
+                update={"horizontal_flip": self.facts.mirror}
             )
-        mirror = "are grey, so mirroring may change what they say" if self.facts.grey else "have colours: photographs"
-        return self._because("augment", value, f"the pictures {mirror}")
+        return self._because("augment", value, self._mirroring())
+
+    def _mirroring(self) -> str:
+        if self.facts.grey:
+            return "the pictures are grey, so mirroring may change what they say"
+        if self.facts.signs:
+            return "the classes are named by numbers or letters, so mirroring may change what a picture says"
+        return "the pictures have colours: photographs"
 
     def _ema(self, spec: TrainSpec) -> dict[str, Any]:
         if spec.ema != "auto":
@@ -230,6 +273,9 @@ class _Choice:
         if self.source is not None:
             return {"normalisation": self.source.normalisation}
         return {"normalisation": "imagenet" if spec.initial_weights else "plain"}
+
+    def _test_time(self, spec: TrainSpec) -> dict[str, Any]:
+        return {"test_time_augmentation": None} if spec.test_time_augmentation == "auto" else {}
 
 
 def _check_cost(spec: TrainSpec, classes: int, memory_bytes: int) -> None:
@@ -259,20 +305,6 @@ def _check_loss(loss: Loss, facts: DatasetFacts) -> None:
             hint="give one weight per class, in the order of the dataset's classes, or 'balanced'",
             param="/spec/loss/class_weights",
         )
-
-
-def _check_progressive(spec: TrainSpec, classes: int) -> None:
-    network = PRESETS.get(spec.network, spec.network) if isinstance(spec.network, str) else spec.network
-    if spec.progressive and isinstance(network, LayersNetwork) and not takes_any_size(network):
-        raise InvalidValue(
-            "fixed_size_network",
-            "this network takes pictures of one size only",
-            hint="put a global_avg_pool before the first dense layer, or leave progressive out",
-            param="/spec/progressive",
-        )
-    if spec.progressive and isinstance(network, LayersNetwork):
-        assert isinstance(spec.image_size, int)
-        shapes(network, side_while_growing(spec.progressive.model_dump(), spec.image_size, None, 0.0), classes)
 
 
 def _check_weights(spec: TrainSpec) -> None:

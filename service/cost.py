@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.errors import InvalidValue
-from service.layers import PRESETS, LayersNetwork, shapes
-from service.networks import NETWORKS
-from service.spec import TrainSpec
+from service.layers import PRESETS, LayerShape, LayersNetwork, shapes
+from service.networks import NETWORKS, work_while_growing
+from service.spec import Initialisation, Progressive, TrainSpec
 
 FLOPS_PER_MULTIPLY_ADD = 6  # of a training step: two forward, four backward
 
@@ -35,6 +35,21 @@ def cost(spec: TrainSpec, classes: int) -> Cost:
     )
 
 
+def operations(spec: TrainSpec, classes: int) -> float:
+    """Operations for one picture in training, forward and backward: the mean over a run of a resolved spec.
+
+    Pictures that grow cost less at first; whitening filters are never learned, so nothing goes back through them.
+    """
+    work = float(cost(spec, classes).multiply_adds * FLOPS_PER_MULTIPLY_ADD)
+    rows = layer_rows(spec, classes)
+    if rows and isinstance(spec.initialisation, Initialisation) and spec.initialisation.whitening:
+        work -= rows[0].multiply_adds * (FLOPS_PER_MULTIPLY_ADD - 2)
+    if isinstance(spec.progressive, Progressive):
+        assert isinstance(spec.image_size, int)
+        work *= work_while_growing(spec.progressive.model_dump(), spec.image_size, spec.network)
+    return work
+
+
 def _named_cost(name: str, image_size: int, batch_size: int) -> Cost:
     known = NETWORKS[name]
     if image_size < known.smallest:
@@ -51,12 +66,19 @@ def _named_cost(name: str, image_size: int, batch_size: int) -> Cost:
     return Cost(known.parameters, int(known.giga_multiply_adds * 1e9 * scale), memory)
 
 
-def layer_table(spec: TrainSpec, classes: int) -> list[dict[str, Any]] | None:
+def layer_rows(spec: TrainSpec, classes: int) -> list[LayerShape] | None:
     """What each layer of a resolved spec makes of one picture; None for networks known by name only."""
     network = PRESETS.get(spec.network) if isinstance(spec.network, str) else spec.network
     if network is None or spec.image_size == "auto":
         return None
+    return shapes(network, spec.image_size, classes)
+
+
+def layer_table(spec: TrainSpec, classes: int) -> list[dict[str, Any]] | None:
+    """The same as JSON."""
+    if (rows := layer_rows(spec, classes)) is None:
+        return None
     return [
         {"kind": row.kind, "out": list(row.out), "parameters": row.parameters, "multiply_adds": row.multiply_adds}
-        for row in shapes(network, spec.image_size, classes)
+        for row in rows
     ]

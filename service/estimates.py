@@ -12,8 +12,9 @@ from sqlalchemy.orm import Session
 
 from service import measurements
 from service.auto import GFLOPS, DatasetFacts
-from service.cost import FLOPS_PER_MULTIPLY_ADD, Cost
+from service.cost import Cost, operations
 from service.db.tables import Job
+from service.spec import TrainSpec
 
 RATIOS = "estimate_ratios"  # of the truth to the estimate's middle, newest last
 KEPT = 50
@@ -28,7 +29,7 @@ def estimate(
 ) -> dict[str, Any]:
     """`{"seconds": {"p10", "p50", "p90"}, "memory_bytes", "disk_bytes", "based_on"}` of a resolved spec."""
     rate = measurements.gflops(session, spec["network"])
-    work = needed.multiply_adds * FLOPS_PER_MULTIPLY_ADD * facts.train_count * spec["epochs"]
+    work = operations(TrainSpec.model_validate(spec), facts.classes) * facts.train_count * spec["epochs"]
     middle = START_SECONDS + work / ((rate or GFLOPS) * 1e9)
     ratios = (measurements.known(session, RATIOS) or {"ratios": []})["ratios"]
     low, mean, high = np.quantile(ratios, (0.05, 0.5, 0.95)) if len(ratios) >= ENOUGH else GUESS

@@ -149,6 +149,12 @@ def takes_any_size(network: LayersNetwork) -> bool:
     return False
 
 
+def can_be_whitened(network: LayersNetwork) -> bool:
+    """Does it begin with a convolution that has no more filters than there are directions of a patch, both ways?"""
+    first = network.layers[0].conv
+    return first is not None and first.filters <= 2 * 3 * first.kernel**2
+
+
 @dataclass(frozen=True)
 class LayerShape:
     """What one layer makes of one picture. `out` is (channels, height, width), or (features,) once flat."""
@@ -316,4 +322,25 @@ COMPACT = LayersNetwork.model_validate(
 )
 """A small residual network with batch normalisation, for pictures of any size: twice the work of `classic` at 32 px."""
 
-PRESETS = {"classic": CLASSIC, "compact": COMPACT}
+
+def _pooled(filters: int) -> list[dict[str, Any]]:
+    """A convolution, a pool, and only then what is done to every number: a quarter as many."""
+    conv = {"conv": {"filters": filters}}
+    return [conv, {"max_pool": 2}, {"batch_norm": {}}, {"activation": "relu"}]
+
+
+SPEEDRUN = LayersNetwork.model_validate(
+    {
+        "layers": [
+            {"conv": {"filters": 32, "stride": 2, "activation": "relu"}},
+            *_pooled(64),
+            _normalised(64),
+            *_pooled(128),
+            _normalised(128),
+            {"global_avg_pool": {}},
+        ]
+    }
+)
+"""A network for few epochs on small pictures: its first filters are to be whitening ones, at half the resolution."""
+
+PRESETS = {"classic": CLASSIC, "compact": COMPACT, "speedrun": SPEEDRUN}

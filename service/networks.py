@@ -58,3 +58,15 @@ def side_while_growing(progressive: dict[str, Any], full: int, network: Any, don
     smallest = NETWORKS[network].smallest if isinstance(network, str) and network in NETWORKS else 16
     share: float = progressive["start"] + (1 - progressive["start"]) * min(done / progressive["until"], 1)
     return min(max(round(full * share / 8) * 8, smallest), full)
+
+
+def work_while_growing(
+    progressive: dict[str, Any], full: int, network: Any, begin: float = 0.0, end: float = 1.0
+) -> float:
+    """Mean work of a step between these shares of all steps, as a share of one with whole pictures."""
+    shares = [begin + (end - begin) * (k + 0.5) / 50 for k in range(50)]
+    sides = [
+        full if done >= progressive["until"] else side_while_growing(progressive, full, network, done)
+        for done in shares
+    ]
+    return sum((side / full) ** 2 for side in sides) / len(sides)

@@ -33,7 +33,9 @@ class Optimizer(Strict):
     lr: Auto | Annotated[float, Field(gt=0, le=10)] = Field("auto", description="peak learning rate")
     weight_decay: Auto | Annotated[float, Field(ge=0, le=1)] = Field("auto", description="not on norms and biases")
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd and muon (Nesterov)")
-    norm_bias_rate: float = Field(1.0, gt=0, le=100, description="times lr, for the biases of normalisation layers")
+    norm_bias_rate: Auto | Annotated[float, Field(gt=0, le=100)] = Field(
+        "auto", description="times lr, for the biases of normalisation layers; 1 without a recipe"
+    )
     clip_norm: float | None = Field(None, gt=0, le=1e6, description="longest gradient; longer ones are scaled down")
     accumulate: int = Field(1, ge=1, le=256, description="parts a batch is taken in, for less memory")
 
@@ -89,6 +91,27 @@ class Progressive(Strict):
     until: float = Field(0.7, gt=0, le=1)
 
 
+class Whitening(Strict):
+    """The first convolution gets filters that make the patches of the training pictures uncorrelated, and keeps them.
+
+    Its filters are at most twice as many as a patch has numbers (each direction and its negative): 54 for a window
+    of 3.
+    """
+
+    eps: float = Field(5e-4, gt=0, le=1, description="added to each variance, of pixels in units of a quarter of white")
+
+
+class Initialisation(Strict):
+    """How random weights begin, for lists of layers and the networks made of them."""
+
+    whitening: Whitening | None = None
+    identity: bool = Field(False, description="convolutions with an odd window first pass on what they are given")
+
+
+VIEWS = {None: 1, "flip": 2, "translate": 3, "flip_translate": 6}
+"""Forward passes for one answer, by test_time_augmentation."""
+
+
 class Transfer(Strict):
     """First the class layer alone, then all layers, those before it more slowly (Howard & Ruder 2018)."""
 
@@ -118,8 +141,12 @@ Network = Annotated[
 
 
 class TrainSpec(Strict):
+    recipe: Literal["textbook", "speedrun"] | None = Field(
+        None,
+        description="what stands in for 'auto': 'speedrun' learns small pictures in few epochs; null asks the data",
+    )
     network: Network = Field(
-        "auto", description="'auto', 'classic', 'compact', a torchvision network, or {'layers': [...]}"
+        "auto", description="'auto', 'classic', 'compact', 'speedrun', a torchvision network, or {'layers': [...]}"
     )
     image_size: Auto | Annotated[int, Field(ge=8, le=512)] = Field("auto", description="side of the square, in pixels")
     initial_weights: str | None = Field(
@@ -127,6 +154,7 @@ class TrainSpec(Strict):
         max_length=200,
         description="null: random; 'pretrained': torchvision's; 'flowers:3': those of a model of one's own",
     )
+    initialisation: Auto | Initialisation | None = Field("auto", description="of random weights; null: torch's own")
     transfer: Auto | Transfer | None = Field("auto", description="how initial weights are learned on from")
     normalisation: Auto | Literal["plain", "imagenet"] = Field("auto", description="'imagenet' with pretrained weights")
     epochs: Auto | Annotated[int, Field(ge=1, le=10_000)] = "auto"
@@ -137,9 +165,13 @@ class TrainSpec(Strict):
     loss: Loss = Loss()
     augment: Auto | Augment | None = "auto"
     ema: Auto | Ema | None = Field("auto", description="'auto' decides by the number of steps")
-    progressive: Progressive | None = Field(None, description="for networks that take pictures of any size")
-    test_time_augmentation: Literal["flip"] | None = Field(
-        None, description="'flip': the model answers with the mean over a picture and its mirror image"
+    progressive: Auto | Progressive | None = Field(
+        "auto", description="for networks that take pictures of any size; null: never"
+    )
+    test_time_augmentation: Auto | Literal["flip", "translate", "flip_translate"] | None = Field(
+        "auto",
+        description="the model answers with the mean over a picture and its mirror image, or slightly shifted copies, "
+        "or both: 2, 3 or 6 times the work of an answer; null without a recipe",
     )
     early_stopping: EarlyStopping | None = None
 

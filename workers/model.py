@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 import service
 from service import artifacts, comparison, estimates, jobs, measurements
-from service.cost import FLOPS_PER_MULTIPLY_ADD, cost
+from service.cost import operations
 from service.db.tables import DatasetVersion, Job, Metric
 from service.errors import InternalError
 from service.ids import now, rfc3339
@@ -55,7 +55,7 @@ def make_model(context: Context, job: Job, learned: Learned) -> Made:
     pictures, state = learned.pictures, learned.state
     take_best(context, job, state)
     network = state.network.to("cpu").to(memory_format=torch.contiguous_format).eval()
-    classifier = export.Classifier(network, flip=job.spec["test_time_augmentation"] == "flip")
+    classifier = export.Classifier(network, averaging=job.spec["test_time_augmentation"])
     size = job.spec["image_size"]
     whole = export.fitted(classifier, pictures.packed, pictures.rows["train"], pictures.labels)
     program_bytes = export.export_program(whole, size)
@@ -114,7 +114,7 @@ def _gflops(context: Context, job: Job, classes: int) -> float | None:
     with context.database.read() as session:
         mine = select(Metric.value).where(Metric.job_id == job.id, Metric.name == "images_per_second")
         speeds = session.scalars(mine).all()
-    each = cost(TrainSpec.model_validate(job.spec), classes).multiply_adds * FLOPS_PER_MULTIPLY_ADD
+    each = operations(TrainSpec.model_validate(job.spec), classes)
     return each * float(np.mean(speeds)) / 1e9 if speeds else None
 
 

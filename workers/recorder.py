@@ -91,6 +91,9 @@ class Recorder:
             return
         began, first = self._warm
         speed = max(time.monotonic() - began, 1e-9) / (progress.step - first)
+        speed *= run.work(progress.step, progress.steps, progress.steps) / run.work(
+            first, progress.step, progress.steps
+        )
         total = self.budget.total(progress.step, counters.total, run.steps, counters.seconds, speed)
         if total != counters.total:
             self.state.revise(total)

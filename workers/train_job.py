@@ -13,6 +13,7 @@ from service.db.tables import Job, Metric
 from service.errors import InternalError
 from service.ids import now
 from service.inference.programs import pick_device, weights_of
+from service.spec import VIEWS
 from workers import reproduction
 from workers.context import Context
 from workers.model import Learned, make_model, register, take_best
@@ -94,13 +95,16 @@ def _attempt(
     observer: Observer,
 ) -> tuple[TrainState, str]:
     """Trains from the last checkpoint to the end: the state and the reason for the end."""
-    state = start(job.spec, len(pictures.classes), job.seed, device, plan, _initial(context, job, pictures))
+    splits = pictures.split("train", device), pictures.split("val", device)
+    initial = _initial(context, job, pictures)
+    state = start(job.spec, len(pictures.classes), job.seed, device, plan, initial, splits[0])
     _resume(context, job, state)
-    run = Run(pictures.split("train", device), pictures.split("val", device), job.spec, plan, job.seed, job.goal)
+    run = Run(*splits, job.spec, plan, job.seed, job.goal)
     budget = None
     if job.budget is not None and job.reproduces is None:
         rows = {name: len(rows) for name, rows in pictures.rows.items()}
-        at_end = 2 * (rows["test"] + rows["val"]) + min(rows["train"], MOST_PICTURES)
+        views = VIEWS[job.spec["test_time_augmentation"]]
+        at_end = 2 * views * (rows["test"] + rows["val"]) + min(rows["train"], MOST_PICTURES)
         budget = Budget(job.budget["seconds"], run.batch_size, at_end)
     return state, Recorder(context, state, began, budget, observer).follow(run)
 

@@ -15,9 +15,11 @@ PROBLEM = {
     "request_id": "req_06b2c9a1",
 }
 SPEC = {
+    "recipe": None,
     "network": "classic",
     "image_size": 64,
     "initial_weights": None,
+    "initialisation": None,
     "epochs": 20,
     "batch_size": 64,
     "precision": "auto",

@@ -117,7 +117,13 @@ def facts(version: DatasetVersion) -> DatasetFacts:
         grey=version.facts["grey"],
         several_labels=several_labels(version),
         imbalance=max(row["count"] for row in version.classes) / min(row["count"] for row in version.classes),
+        signs=all(is_sign(row["name"]) for row in version.classes),
     )
+
+
+def is_sign(name: str) -> bool:
+    """Is it a number or a single letter? Such classes may be writing, or signs of hands."""
+    return len(name) == 1 or name.isdigit()
 
 
 def delete_dataset(session: Session, dataset: Dataset, settings: Settings) -> list[Path]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
@@ -27,18 +28,31 @@ FIT_BATCH = 128
 class Classifier(nn.Module):
     """(N, 3, S, S) uint8 RGB -> (N, K) float32 logits: normalisation is part of the program.
 
-    With `flip` they are the mean over the picture and its mirror image.
+    `averaging` is the spec's test_time_augmentation: the logits are the mean over the picture and its mirror image
+    ("flip"), or half those of the picture and a quarter those of it shifted by a 32nd of its side to either corner
+    ("translate"; Jordan 2024, "94% on CIFAR-10 in 3.29 seconds"), or both.
     """
 
-    def __init__(self, network: nn.Module, *, flip: bool = False) -> None:
+    def __init__(self, network: nn.Module, *, averaging: str | None = None) -> None:
         super().__init__()
         self.network = network
-        self.flip = flip
+        self.flip = averaging in ("flip", "flip_translate")
+        self.translate = averaging in ("translate", "flip_translate")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         pixels = normalise(images)
+        logits = self._shifted(pixels)
+        return (logits + self._shifted(pixels.flip(3))) / 2 if self.flip else logits
+
+    def _shifted(self, pixels: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.network(pixels)
-        return (logits + self.network(pixels.flip(3))) / 2 if self.flip else logits
+        if not self.translate:
+            return logits
+        by = -(-pixels.shape[3] // 32)
+        wide = F.pad(pixels, (by, by, by, by), mode="replicate")
+        corners = self.network(wide[:, :, : -2 * by, : -2 * by]) + self.network(wide[:, :, 2 * by :, 2 * by :])
+        mean: torch.Tensor = logits / 2 + corners / 4
+        return mean
 
 
 class Served(nn.Module):
@@ -48,7 +62,7 @@ class Served(nn.Module):
         super().__init__()
         self.classifier = classifier
         self.strangeness = strangeness
-        self.places = _before_the_mean(classifier, image_size)
+        self.places = _before_the_mean(Classifier(classifier.network), image_size)
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         layer = head_of(self.classifier)
@@ -62,13 +76,17 @@ class Served(nn.Module):
 def watched(
     classifier: Classifier, images: torch.Tensor, layer: nn.Module, places: str | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """The logits, what the class layer read, and what the module named `places` answered."""
+    """The logits, and of the picture as it is: what the class layer read, what the module named `places` answered."""
     read: list[torch.Tensor] = []
     seen: list[torch.Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+        if not read:  # further views of the picture come after the class layer has read the first
+            seen.append(output)
+
     hooks = [layer.register_forward_pre_hook(lambda _module, inputs: read.append(inputs[0]))]
     if places is not None:
-        watched = classifier.get_submodule(places)
-        hooks.append(watched.register_forward_hook(lambda _module, _inputs, output: seen.append(output)))
+        hooks.append(classifier.get_submodule(places).register_forward_hook(keep))
     try:
         logits = classifier(images)
     finally:
@@ -114,11 +132,11 @@ def fitted(classifier: Classifier, packed: NDArray[np.uint8], rows: NDArray[np.i
     owners = labels if labels.ndim == 1 else np.zeros(len(labels), dtype=np.int64)
     classifier.eval()
     chosen = rows[np.random.default_rng(0).permutation(len(rows))[:MOST_PICTURES]]
-    layer, read = head_of(classifier), []
+    plain, layer, read = Classifier(classifier.network), head_of(classifier), []
     for start in range(0, len(chosen), FIT_BATCH):
         batch = torch.from_numpy(packed[chosen[start : start + FIT_BATCH]]).permute(0, 3, 1, 2).contiguous()
         with torch.inference_mode():
-            read.append(features(watched(classifier, batch, layer, None)[1]))
+            read.append(features(watched(plain, batch, layer, None)[1]))
     return Served(classifier, fit(torch.cat(read), torch.from_numpy(owners[chosen])), packed.shape[1])
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from service.errors import InvalidValue
-from service.networks import side_while_growing
+from service.networks import side_while_growing, work_while_growing
 from workers.training import multilabel
 from workers.training.augment import augment, draws, mix, normalise
 from workers.training.data import Split, epoch_order
@@ -98,6 +98,14 @@ class Run:
             return None
         return side_while_growing(growth, self.spec["image_size"], self.spec["network"], done)
 
+    def work(self, begin: int, end: int, total: int) -> float:
+        """Mean work of the steps from `begin` to `end` of `total`, as a share of a step with whole pictures."""
+        growth = self.spec["progressive"]
+        if growth is None:
+            return 1.0
+        shares = begin / total, end / total
+        return work_while_growing(growth, self.spec["image_size"], self.spec["network"], *shares)
+
 
 def train(state: TrainState, run: Run) -> Iterator[StepProgress]:
     """Goes on from `state` to the end, yielding an EpochResult per epoch and a StepProgress every quarter second.
@@ -145,7 +153,7 @@ def _freeze(state: TrainState, run: Run, epoch: int) -> None:
     if run.spec["transfer"] is None:
         return
     head = set(head_of(state.network).parameters())
-    for parameter in state.network.parameters():
+    for parameter in (one for group in state.optimizer.param_groups for one in group["params"]):
         parameter.requires_grad_(epoch >= run.spec["transfer"]["head_epochs"] or parameter in head)
 
 

@@ -46,8 +46,11 @@ class Imagenet(nn.Module):
         self.register_buffer("shift", (MEAN - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / deviation, persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.body(images * self.scale + self.shift)
+        logits: torch.Tensor = self.body(self.rescaled(images))
         return logits
+
+    def rescaled(self, images: torch.Tensor) -> torch.Tensor:
+        return images * self.scale + self.shift
 
 
 def build(network: str | dict[str, Any], image_size: int, classes: int, normalisation: str = "plain") -> nn.Module:

@@ -13,7 +13,7 @@ NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 def optimizer(network: nn.Module, spec: dict[str, Any], backbone_rate: float = 1.0) -> torch.optim.Optimizer:
-    """The optimiser over groups that each carry `scale`, what their rate is of the schedule's.
+    """The optimiser of what requires gradients, in groups that carry `scale`: what their rate is of the schedule's.
 
     Weight decay is kept off norms and biases, as is common practice (He et al. 2019, "Bag of Tricks"). The class layer
     learns at the full rate, all before it at `backbone_rate` times that.
@@ -32,7 +32,7 @@ def _groups(network: nn.Module, spec: dict[str, Any], backbone_rate: float) -> I
     head = set(head_of(network).parameters())
     norm_biases = {module.bias for module in network.modules() if isinstance(module, NORMS) and module.bias is not None}
     for in_head, scale in ((True, 1.0), (False, backbone_rate)):
-        mine = [p for p in network.parameters() if (p in head) == in_head]
+        mine = [p for p in network.parameters() if p.requires_grad and (p in head) == in_head]
         kinds = (
             ([p for p in mine if p.ndim > 1], spec["weight_decay"], scale),
             ([p for p in mine if p.ndim <= 1 and p not in norm_biases], 0.0, scale),

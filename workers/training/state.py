@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
+from workers.training.data import Split
+from workers.training.initialisation import begin
 from workers.training.networks import build
 from workers.training.optim import optimizer
 from workers.training.randomness import seed_globally
@@ -102,11 +104,21 @@ class TrainState:
 
 
 def start(
-    spec: dict[str, Any], classes: int, seed: int, device: str, plan: dict[str, Any], initial: Initial | None = None
+    spec: dict[str, Any],
+    classes: int,
+    seed: int,
+    device: str,
+    plan: dict[str, Any],
+    initial: Initial | None = None,
+    train: Split | None = None,
 ) -> TrainState:
-    """A fresh run of a resolved spec; `plan` is what `precision.choose` found."""
+    """A fresh run of a resolved spec; `plan` is what `precision.choose` found.
+
+    `train` may be left out where no first step follows: the weights are to be replaced, or only timed.
+    """
     seed_globally(seed, "init")
     network = build(spec["network"], spec["image_size"], classes, spec["normalisation"])
+    begin(network, spec["initialisation"], train, seed)
     if initial is not None:
         put_into(getattr(network, "body", network), initial.tensors, with_head=initial.with_head)
     network = network.to(device)

@@ -1,0 +1,61 @@
+"""What the options of a resolved spec need of its network, refused with the field that asks too much."""
+
+from service.errors import InvalidValue
+from service.layers import PRESETS, LayersNetwork, can_be_whitened, shapes, takes_any_size
+from service.networks import side_while_growing
+from service.spec import Progressive, TrainSpec
+
+
+def check_growth(spec: TrainSpec, classes: int) -> None:
+    """Growing pictures: does the network take those of every size on the way? Raises InvalidValue."""
+    if not isinstance(spec.progressive, Progressive) or (network := layers_of(spec)) is None:
+        return
+    if not takes_any_size(network):
+        raise InvalidValue(
+            "fixed_size_network",
+            "this network takes pictures of one size only",
+            hint="put a global_avg_pool before the first dense layer, or leave progressive out",
+            param="/spec/progressive",
+        )
+    assert isinstance(spec.image_size, int)
+    shapes(network, side_while_growing(spec.progressive.model_dump(), spec.image_size, None, 0.0), classes)
+
+
+def can_grow(spec: TrainSpec, classes: int) -> bool:
+    try:
+        check_growth(spec, classes)
+    except InvalidValue:
+        return False
+    return True
+
+
+def check_initialisation(spec: TrainSpec) -> None:
+    """Are there random weights, in layers of ours, that can begin as asked? Raises InvalidValue."""
+    wanted = spec.initialisation
+    if wanted is None or wanted == "auto" or not (wanted.whitening or wanted.identity):
+        return
+    if spec.initial_weights is not None:
+        raise _impossible("its initial_weights are given", "leave one of the two out")
+    network = layers_of(spec)
+    if network is None:
+        raise _impossible(f"{spec.network} has its own", "use a list of layers, 'speedrun', 'compact' or 'classic'")
+    if wanted.whitening and not can_be_whitened(network):
+        raise _impossible(
+            "whitening needs a convolution as the first layer, with at most 6 x kernel x kernel filters",
+            "begin with {'conv': {'filters': 32}} or leave whitening out",
+            "/whitening",
+        )
+
+
+def layers_of(spec: TrainSpec) -> LayersNetwork | None:
+    """The layers of the network; None where it is known by name only."""
+    return PRESETS.get(spec.network) if isinstance(spec.network, str) else spec.network
+
+
+def _impossible(detail: str, hint: str, where: str = "") -> InvalidValue:
+    return InvalidValue(
+        "impossible_initialisation",
+        f"the network's weights cannot begin like this: {detail}",
+        hint=hint,
+        param=f"/spec/initialisation{where}",
+    )
