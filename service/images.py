@@ -73,6 +73,14 @@ def decode(data: bytes, size: int | None, *, max_pixels: int) -> Decoded:
         raise _named(error, data) from error
 
 
+def from_pixels(pixels: Pixels, size: int, *, max_pixels: int) -> Decoded:
+    """(height, width, 3) RGB, squeezed as a lossless file of these pixels would be."""
+    height, width = pixels.shape[:2]
+    _check_pixels(width, height, max_pixels)
+    squeezed = _squeeze(Image.fromarray(pixels), size)
+    return Decoded(squeezed, width, height, "pixels", _is_grey(squeezed))
+
+
 def _decode(data: bytes, size: int | None, max_pixels: int) -> Decoded:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
@@ -85,13 +93,17 @@ def _decode(data: bytes, size: int | None, max_pixels: int) -> Decoded:
         rgb = _to_rgb(image)
         if turn in _TURN:
             rgb = rgb.transpose(_TURN[turn])
-        if size is not None and rgb.size != (size, size):
-            rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
         if turn >= 5:
             width, height = height, width
         name = "JPEG" if image.format == "MPO" else str(image.format)
-    pixels = np.array(rgb, dtype=np.uint8, order="C")
+        pixels = _squeeze(rgb, size)
     return Decoded(pixels, width, height, name, _is_grey(pixels))
+
+
+def _squeeze(rgb: Image.Image, size: int | None) -> Pixels:
+    if size is not None and rgb.size != (size, size):
+        rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
+    return np.array(rgb, dtype=np.uint8, order="C")
 
 
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:

@@ -31,6 +31,7 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(50_000_000, gt=0, description="largest picture, in pixels")
     max_classify_images: int = Field(256, gt=0, description="most pictures in one classify request")
     max_classify_bytes: int = Field(256 * MiB, gt=0, description="largest body of one classify request")
+    max_infer_json_bytes: int = Field(16 * MiB, gt=0, description="largest JSON part of one request to /v2")
     max_body_bytes: int = Field(1 * MiB, gt=0, description="largest JSON body other than classify's")
     max_training_memory_bytes: int | None = Field(
         None, gt=0, description="most memory a network may need; default 80 %"

@@ -14,7 +14,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import service
 from service import artifacts, keys
-from service.api import classify, datasets, health, jobs, models, problems, registry, web
+from service.api import (
+    classify,
+    datasets,
+    health,
+    inference_protocol,
+    jobs,
+    models,
+    problems,
+    registry,
+    torchserve,
+    web,
+)
 from service.api import keys as key_routes
 from service.api import session as session_routes
 from service.api.examples import PROBLEMS
@@ -45,7 +56,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.database = Database(settings.database)
-    for module in (health, datasets, jobs, classify, registry, models, key_routes, session_routes):
+    mine = (health, datasets, jobs, classify, registry, models, key_routes, session_routes)
+    for module in (*mine, inference_protocol, torchserve):
         app.include_router(module.router, responses=PROBLEMS)
     app.include_router(web.router())
     problems.install(app)
@@ -121,5 +133,5 @@ class Edge:
 
 def _streams(scope: Scope) -> bool:
     path = scope["path"]
-    streams: bool = path == "/v1/datasets" or path.endswith(("/classify", "/versions"))
-    return streams
+    named = path == "/v1/datasets" or path.startswith("/predictions/")
+    return bool(named or path.endswith(("/classify", "/versions", "/infer")))

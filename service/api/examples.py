@@ -276,6 +276,32 @@ CLASSIFIED = {
     ],
     "timing_ms": {"decode": 0.4, "queue": 0.1, "model": 3.9, "total": 4.6},
 }
+SERVER_METADATA = {"name": "fovea", "version": "0.1.0", "extensions": ["binary_tensor_data"]}
+MODEL_METADATA = {
+    "name": "flowers",
+    "versions": ["1", "2"],
+    "platform": "pytorch_export",
+    "inputs": [{"name": "image", "datatype": "BYTES", "shape": [-1]}],
+    "outputs": [
+        {"name": "labels", "datatype": "BYTES", "shape": [-1]},
+        {"name": "probabilities", "datatype": "FP32", "shape": [-1, 2]},
+        {"name": "p_values", "datatype": "FP32", "shape": [-1]},
+    ],
+    "classes": ["rose", "tulip"],
+}
+INFERENCE_REQUEST = {
+    "id": "42",
+    "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["iVBORw0KGgo…"]}],
+    "outputs": [{"name": "labels"}],
+}
+INFERENCE = {
+    "model_name": "flowers",
+    "model_version": "1",
+    "id": "42",
+    "parameters": {"weights_sha256": "c0ffee…"},
+    "outputs": [{"name": "labels", "datatype": "BYTES", "shape": [1], "data": ["rose"]}],
+}
+TORCHSERVE = {"rose": 0.97, "tulip": 0.03}
 API_KEY = {
     "object": "api_key",
     "id": "key_06b2c9a1",

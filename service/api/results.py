@@ -69,14 +69,26 @@ def check(card: Json, wanted: Wanted) -> None:
         )
 
 
+def chances_of(outputs: Any, card: Json) -> NDArray[np.float64]:
+    """(N, K) calibrated probabilities of a program's `Outputs`."""
+    return probabilities(outputs.logits, card["temperature"])
+
+
+def p_values_of(outputs: Any, card: Json) -> NDArray[np.float64] | None:
+    """(N,) how often a picture like the training's looks as strange; None where the program or card cannot tell."""
+    if outputs.strangeness is None or "strangeness" not in card:
+        return None
+    return conformal.p_values(card["strangeness"], outputs.strangeness.astype(np.float64))
+
+
 def shape(outputs: Any, card: Json, wanted: Wanted) -> list[Json]:
     """One result per row of a program's `Outputs`, without filename and error."""
-    chances = probabilities(outputs.logits, card["temperature"])
+    chances = chances_of(outputs, card)
     rows = [_named(row, card["classes"], wanted.top_k) for row in chances]
     if wanted.coverage is not None:
         _add_sets(rows, chances, card, wanted.coverage)
-    if outputs.strangeness is not None and "strangeness" in card:
-        p_values = conformal.p_values(card["strangeness"], outputs.strangeness.astype(np.float64))
+    p_values = p_values_of(outputs, card)
+    if p_values is not None:
         for row, p_value in zip(rows, p_values.tolist(), strict=True):
             row["ood"] = {"p_value": round(p_value, 6)}
             row["decision"] = "abstain" if p_value <= wanted.false_alarm else "accept"
