@@ -194,7 +194,7 @@ _SPECIAL: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def _named(error: Exception, data: bytes) -> ServiceError:
-    kind = _signature(data)
+    kind = signature(data)
     if kind is None:
         return UnsupportedMediaType(
             "not_a_picture",
@@ -214,7 +214,8 @@ def _named(error: Exception, data: bytes) -> ServiceError:
     )
 
 
-def _signature(data: bytes) -> str | None:
+def signature(data: bytes) -> str | None:
+    """The format that the first bytes promise, as Pillow names it."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     return next((kind for start, kind in _SIGNATURES.items() if data.startswith(start)), None)

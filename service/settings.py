@@ -43,6 +43,9 @@ class Settings(BaseSettings):
     decode_timeout_seconds: float = Field(20.0, gt=0, description="longest time one picture may take to decode")
     decode_processes: int = Field(0, ge=0, description="picture decoders of one import; 0 is one per core")
 
+    max_predictions: int = Field(100_000, gt=0, description="most pictures kept by ?store=true; oldest unlabelled go")
+    max_prediction_bytes: int = Field(20 * GiB, gt=0, description="most bytes of pictures kept by ?store=true")
+
     lease_seconds: float = Field(30.0, gt=0, description="a worker silent for this long has lost its job")
     poll_seconds: float = Field(0.5, gt=0, description="how often a worker looks for work and requests")
     checkpoint_seconds: float = Field(30.0, gt=0, description="longest training time between two checkpoints")
@@ -87,6 +90,11 @@ class Settings(BaseSettings):
     def archives(self) -> Path:
         """Uploaded archives, named by their SHA-256."""
         return self.data / "archives"
+
+    @property
+    def predictions(self) -> Path:
+        """Pictures of kept predictions, named by their SHA-256."""
+        return self.data / "predictions"
 
     @property
     def cache(self) -> Path:

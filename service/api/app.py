@@ -13,10 +13,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import service
-from service import artifacts, keys
+from service import artifacts, keys, predictions
 from service.api import (
     classify,
     datasets,
+    growth,
     health,
     inference_protocol,
     jobs,
@@ -27,6 +28,7 @@ from service.api import (
     web,
 )
 from service.api import keys as key_routes
+from service.api import predictions as prediction_routes
 from service.api import session as session_routes
 from service.api.examples import PROBLEMS
 from service.db import Database
@@ -56,7 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.database = Database(settings.database)
-    mine = (health, datasets, jobs, classify, registry, models, key_routes, session_routes)
+    mine = (health, datasets, growth, jobs, classify, prediction_routes, registry, models, key_routes, session_routes)
     for module in (*mine, inference_protocol, torchserve):
         app.include_router(module.router, responses=PROBLEMS)
     app.include_router(web.router())
@@ -73,6 +75,7 @@ def prepare(database: Database, settings: Settings) -> None:
     with database.write() as session:
         artifacts.sweep(session)
         kept = set(session.scalars(select(DatasetVersion.archive_sha256)))
+    predictions.sweep(database, settings)
     for path in settings.archives.glob("*/*.zip"):
         if path.stem not in kept:
             path.unlink(missing_ok=True)

@@ -1,16 +1,19 @@
-"""`POST /v1/models/{ref}/classify`: pictures in, labels with probabilities out. Nothing is kept."""
+"""`POST /v1/models/{ref}/classify`: pictures in, labels with probabilities out. Nothing is kept unless asked."""
 
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.concurrency import run_in_threadpool
 
+from service import predictions
 from service.api import pictures, results, shapes
 from service.api.answering import AnsweringDep
-from service.api.context import SettingsDep, require
+from service.api.context import DatabaseDep, SettingsDep, require
 from service.api.examples import CLASSIFIED, answers
 from service.api.results import WantedDep
-from service.ids import new_id
+from service.db.tables import Prediction
+from service.ids import new_id, now
 
 router = APIRouter(prefix="/v1/models", tags=["classify"], dependencies=[Depends(require("predict"))])
 
@@ -38,7 +41,13 @@ BODY: dict[str, Any] = {
 
 @router.post("/{ref}/classify", openapi_extra=BODY, responses=answers(CLASSIFIED))
 async def classify(
-    ref: str, request: Request, answering: AnsweringDep, settings: SettingsDep, wanted: WantedDep
+    ref: str,
+    request: Request,
+    answering: AnsweringDep,
+    db: DatabaseDep,
+    settings: SettingsDep,
+    wanted: WantedDep,
+    store: Annotated[bool, Query(description="keep pictures and answer under the id: /v1/predictions")] = False,
 ) -> dict[str, Any]:
     """Classify one picture (raw bytes), or several (multipart `file` parts, or base64 in JSON).
 
@@ -46,6 +55,7 @@ async def classify(
     `?coverage=0.95` adds the set of classes that holds the right one for at least that share of pictures like the
     training's, on average. `ood.p_value` is how often one of those would look as strange to the network as this one;
     `decision` is abstain for the strangest `?false_alarm=0.05` of them. `?explain=cam` shows where the label was seen.
+    With `?store=true` the prediction can be looked up, replayed and labelled as soon as it is answered.
     """
     started = time.perf_counter()
     model, version = await answering.find(ref)
@@ -53,10 +63,22 @@ async def classify(
     uploads = await pictures.uploads(request, settings)
     answered = await answering.ask(version, [upload.data for upload in uploads])
     rows = answered.results(version.card, wanted)
+    shown = [{"filename": upload.filename, **row} for upload, row in zip(uploads, rows, strict=True)]
+    prediction = Prediction(
+        id=new_id("pred"),
+        version_id=version.id,
+        ref=ref,
+        parameters=wanted.kept(),
+        by=request.state.caller.key_id,
+        created_at=now(),
+    )
+    if store:
+        kept = [_kept(upload.data, row) for upload, row in zip(uploads, shown, strict=True)]
+        await run_in_threadpool(predictions.keep, db, settings, prediction, kept)
     return {
-        "id": new_id("pred"),
+        "id": prediction.id,
         "model": shapes.model_block(model, version),
-        "results": [{"filename": upload.filename, **row} for upload, row in zip(uploads, rows, strict=True)],
+        "results": shown,
         "timing_ms": {
             "decode": round(answered.decode_ms, 3),
             "queue": round(answered.scored.queue_ms, 3) if answered.scored else 0.0,
@@ -64,3 +86,8 @@ async def classify(
             "total": round((time.perf_counter() - started) * 1000, 3),
         },
     }
+
+
+def _kept(data: bytes, result: dict[str, Any]) -> predictions.Shown:
+    """What was no picture leaves its error, and an explanation can be made again."""
+    return predictions.Shown(data if result["error"] is None else None, {**result, "explanation": None})

@@ -258,7 +258,7 @@ COMPARISON = {
     "p_worse": 0.875,
     "changed": [{"image": "5e88…", "label": "tulip", "a": "tulip", "b": "rose", "change": "right_to_wrong"}],
 }
-CLASSIFIED = {
+CLASSIFIED: dict[str, Any] = {
     "id": "pred_06b2c9a1",
     "model": {"name": "flowers", "version": 1, "weights_sha256": "c0ffee…"},
     "results": [
@@ -276,6 +276,26 @@ CLASSIFIED = {
     ],
     "timing_ms": {"decode": 0.4, "queue": 0.1, "model": 3.9, "total": 4.6},
 }
+PREDICTION = {
+    "object": "prediction",
+    "id": "pred_06b2c9a1",
+    "model": CLASSIFIED["model"],
+    "ref": "flowers@production",
+    "parameters": {"top_k": 5, "coverage": 0.95, "false_alarm": 0.05},
+    "results": [{**CLASSIFIED["results"][0], "image": "5e88…", "truth": "rose", "labelled_at": TIME}],
+    "by": "key_06b2c9a1",
+    "created_at": TIME,
+}
+REPLAY = {
+    "object": "replay",
+    "prediction": "pred_06b2c9a1",
+    "model": CLASSIFIED["model"],
+    "equal": False,
+    "differences": [{"index": 0, "field": "probability", "before": 0.97, "after": 0.970001}],
+    "results": CLASSIFIED["results"],
+}
+LABELLED = {"label": "rose", "index": 0}
+GROWN = {**PUSHED, "version": 2, "added": 12}
 SERVER_METADATA = {"name": "fovea", "version": "0.1.0", "extensions": ["binary_tensor_data"]}
 MODEL_METADATA = {
     "name": "flowers",

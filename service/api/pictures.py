@@ -1,4 +1,4 @@
-"""How pictures arrive: as the raw body, as multipart parts, or as base64 in JSON. Limits are counted."""
+"""How pictures come and go: as the raw body, multipart parts or base64 in JSON, with limits; out, as an attachment."""
 
 import base64
 import binascii
@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Request
+from fastapi import Request, Response
 from pydantic import Field, ValidationError
 
+from service import images
 from service.api.bodies import media_type, stream
 from service.api.multipart import PartStart, parts
 from service.api.problems import from_validation
@@ -67,6 +68,12 @@ def invalid_json(error: ValidationError, body: bytes) -> Exception:
     located: list[Any] = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
     unreadable = located[0]["type"] == "json_invalid"
     return from_validation(located, None if unreadable else json.loads(body))
+
+
+def attachment(data: bytes) -> Response:
+    """A picture as it was sent, typed by its first bytes, that no browser runs."""
+    kind = f"image/{(images.signature(data) or 'tiff').lower()}"
+    return Response(data, media_type=kind, headers={"Content-Disposition": "attachment"})
 
 
 async def _file_parts(content_type: str, body: AsyncIterator[bytes], field: str, settings: Settings) -> list[Upload]:

@@ -37,6 +37,10 @@ class Wanted:
         self.false_alarm = false_alarm
         self.explain = explain
 
+    def kept(self) -> Json:
+        """What makes the same answer again; an explanation is not kept."""
+        return {"top_k": self.top_k, "coverage": self.coverage, "false_alarm": self.false_alarm}
+
 
 WantedDep = Annotated[Wanted, Depends()]
 

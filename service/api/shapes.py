@@ -3,7 +3,19 @@
 from typing import Any
 
 from service import aliases
-from service.db.tables import AliasMove, ApiKey, Dataset, DatasetVersion, Event, Item, Job, Model, ModelVersion
+from service.db.tables import (
+    AliasMove,
+    ApiKey,
+    Dataset,
+    DatasetVersion,
+    Event,
+    Item,
+    Job,
+    Model,
+    ModelVersion,
+    Prediction,
+    PredictionItem,
+)
 from service.ids import rfc3339
 from service.jobs import TERMINAL
 
@@ -129,6 +141,22 @@ def alias_move(row: AliasMove) -> dict[str, Any]:
         "action": row.action,
         "by": row.by,
         "time": rfc3339(row.time),
+    }
+
+
+def prediction(model_row: Model, version: ModelVersion, row: Prediction, items: list[PredictionItem]) -> dict[str, Any]:
+    kept = [
+        {**one.result, "image": one.image, "truth": one.truth, "labelled_at": rfc3339(one.labelled_at)} for one in items
+    ]
+    return {
+        "object": "prediction",
+        "id": row.id,
+        "model": model_block(model_row, version),
+        "ref": row.ref,
+        "parameters": row.parameters,
+        "results": kept,
+        "by": row.by,
+        "created_at": rfc3339(row.created_at),
     }
 
 

@@ -269,6 +269,38 @@ class AliasMove(Base):
     time: Mapped[float]
 
 
+class Prediction(Base):
+    """An answer that was asked to be kept (`?store=true`), of one picture or several."""
+
+    __tablename__ = "predictions"
+    __table_args__ = (Index("ix_predictions_retention", "labelled", "id", "pictures", "bytes"),)
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    version_id: Mapped[str] = mapped_column(ForeignKey("model_versions.id"), index=True)
+    ref: Mapped[str]  # as it was asked: flowers@production
+    parameters: Mapped[Json]
+    by: Mapped[str]  # id of the API key
+    pictures: Mapped[int]  # kept as files
+    bytes: Mapped[int]  # of them
+    labelled: Mapped[bool] = mapped_column(default=False)  # one of them at least: never dropped to make room
+    created_at: Mapped[float]
+
+
+class PredictionItem(Base):
+    """What was said of one picture, and what is true."""
+
+    __tablename__ = "prediction_items"
+    __table_args__ = (Index(None, "image"), Index(None, "truth"))
+    prediction_id: Mapped[str] = mapped_column(ForeignKey("predictions.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    image: Mapped[str | None] = mapped_column(String(64))  # SHA-256 of its file; None when it was no picture
+    label: Mapped[str | None]
+    probability: Mapped[float | None]
+    decision: Mapped[str | None]
+    result: Mapped[Json]  # as it was answered
+    truth: Mapped[str | None]
+    labelled_at: Mapped[float | None]
+
+
 class Measurement(Base):
     """What a machine once measured (precision and layout that pay), so that it decides alike the next time."""
 
