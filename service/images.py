@@ -81,6 +81,13 @@ def from_pixels(pixels: Pixels, size: int, *, max_pixels: int) -> Decoded:
     return Decoded(squeezed, width, height, "pixels", _is_grey(squeezed))
 
 
+def from_any(picture: bytes | Pixels, size: int, *, max_pixels: int) -> Decoded:
+    """An encoded picture, or (height, width, 3) pixels."""
+    if isinstance(picture, bytes):
+        return decode(picture, size, max_pixels=max_pixels)
+    return from_pixels(picture, size, max_pixels=max_pixels)
+
+
 def _decode(data: bytes, size: int | None, max_pixels: int) -> Decoded:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size

@@ -24,6 +24,7 @@ from service.api import (
     models,
     problems,
     registry,
+    shadows,
     torchserve,
     web,
 )
@@ -37,6 +38,7 @@ from service.db.tables import DatasetVersion
 from service.errors import PayloadTooLarge
 from service.ids import new_id
 from service.inference.engine import Engine
+from service.mirror import Mirror
 from service.settings import Settings
 
 DESCRIPTION = "Upload labelled pictures, train a network, classify. Errors are `application/problem+json`."
@@ -49,7 +51,9 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         prepare(app.state.database, settings)
         app.state.engine = Engine(settings)
+        app.state.mirror = Mirror(settings, app.state.database, app.state.engine)
         yield
+        app.state.mirror.close()
         app.state.engine.close()
         app.state.database.dispose()
 
@@ -58,7 +62,19 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.database = Database(settings.database)
-    mine = (health, datasets, growth, jobs, classify, prediction_routes, registry, models, key_routes, session_routes)
+    mine = (
+        health,
+        datasets,
+        growth,
+        jobs,
+        classify,
+        prediction_routes,
+        registry,
+        shadows,
+        models,
+        key_routes,
+        session_routes,
+    )
     for module in (*mine, inference_protocol, torchserve):
         app.include_router(module.router, responses=PROBLEMS)
     app.include_router(web.router())

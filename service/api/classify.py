@@ -58,10 +58,11 @@ async def classify(
     With `?store=true` the prediction can be looked up, replayed and labelled as soon as it is answered.
     """
     started = time.perf_counter()
-    model, version = await answering.find(ref)
+    target = await answering.find(ref)
+    model, version = target.model, target.version
     results.check(version.card, wanted)
     uploads = await pictures.uploads(request, settings)
-    answered = await answering.ask(version, [upload.data for upload in uploads])
+    answered = await answering.ask(target, [upload.data for upload in uploads])
     rows = answered.results(version.card, wanted)
     shown = [{"filename": upload.filename, **row} for upload, row in zip(uploads, rows, strict=True)]
     prediction = Prediction(

@@ -296,6 +296,24 @@ REPLAY = {
 }
 LABELLED = {"label": "rose", "index": 0}
 GROWN = {**PUSHED, "version": 2, "added": 12}
+SHADOW = {
+    "object": "shadow",
+    "model": "flowers",
+    "alias": "production",
+    "version": 4,
+    "against": 3,
+    "share": 0.1,
+    "active": True,
+    "n": 1200,
+    "agreed": 1164,
+    "disagreement": {"value": 0.03, "low": 0.0217, "high": 0.0412},
+    "disagreements": [{"label": "rose", "candidate": "tulip", "count": 21}],
+    "mean_absolute_difference": 0.041,
+    "dropped": 12,
+    "failed": 0,
+    "by": "key_06b2c9a1",
+    "started_at": TIME,
+}
 SERVER_METADATA = {"name": "fovea", "version": "0.1.0", "extensions": ["binary_tensor_data"]}
 MODEL_METADATA = {
     "name": "flowers",

@@ -93,10 +93,11 @@ async def infer(
 
     One bad picture fails the whole request, and the error names it.
     """
-    found, version = await answering.find(model)
+    target = await answering.find(model)
+    found, version = target.model, target.version
     body = await pictures.joined(stream(request, settings.max_classify_bytes, settings))
     asked, given = await run_in_threadpool(tensors.read, body, json_bytes, settings)
-    answered = await answering.ask(version, given)
+    answered = await answering.ask(target, given)
     _refuse_broken(answered)
     outputs = tensors.select(asked, _outputs(answered, version))
     traced = {"weights_sha256": version.weights_sha256}

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from service import artifacts, predictions
 from service.api import shapes
-from service.api.answering import AnsweringDep
+from service.api.answering import AnsweringDep, Target
 from service.api.context import DatabaseDep, Reading, SettingsDep, Writing, require
 from service.api.examples import PREDICTION, REPLAY, answers, listed
 from service.api.paging import PageDep
@@ -97,7 +97,7 @@ async def replay(prediction: str, db: DatabaseDep, settings: SettingsDep, answer
     shown = [one for one in kept.items if one.image is not None]
     data = [await run_in_threadpool(predictions.picture_bytes, settings, str(one.image)) for one in shown]
     wanted = Wanted(**kept.row.parameters, explain=None)
-    rows = (await answering.ask(kept.version, data)).results(kept.version.card, wanted)
+    rows = (await answering.ask(Target(kept.model, kept.version), data)).results(kept.version.card, wanted)
     again = {one.position: {"filename": one.result["filename"], **row} for one, row in zip(shown, rows, strict=True)}
     results = [again.get(one.position, one.result) for one in kept.items]
     differences = [found for one in kept.items for found in _differences(one, results[one.position])]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from service import aliases
+from service import aliases, shadows
 from service.db.tables import (
     AliasMove,
     ApiKey,
@@ -15,6 +15,7 @@ from service.db.tables import (
     ModelVersion,
     Prediction,
     PredictionItem,
+    Shadow,
 )
 from service.ids import rfc3339
 from service.jobs import TERMINAL
@@ -157,6 +158,29 @@ def prediction(model_row: Model, version: ModelVersion, row: Prediction, items: 
         "results": kept,
         "by": row.by,
         "created_at": rfc3339(row.created_at),
+    }
+
+
+def shadow(model_name: str, row: Shadow, versions: dict[str, int], active: bool, differ: list[Any]) -> dict[str, Any]:
+    """`versions` are the numbers of candidate and alias's version, by id."""
+    low, high = shadows.wilson(row.n - row.agreed, row.n)
+    return {
+        "object": "shadow",
+        "model": model_name,
+        "alias": row.alias,
+        "version": versions[row.candidate_id],
+        "against": versions[row.against_id],
+        "share": row.share,
+        "active": active,
+        "n": row.n,
+        "agreed": row.agreed,
+        "disagreement": {"value": (row.n - row.agreed) / row.n if row.n else None, "low": low, "high": high},
+        "disagreements": [{"label": one.label, "candidate": one.candidate, "count": one.count} for one in differ],
+        "mean_absolute_difference": row.difference / row.n if row.n else None,
+        "dropped": row.dropped,
+        "failed": row.failed,
+        "by": row.by,
+        "started_at": rfc3339(row.created_at),
     }
 
 

@@ -44,11 +44,11 @@ def ping(db: DatabaseDep, settings: SettingsDep) -> JSONResponse:
 @router.post("/predictions/{model}", dependencies=[asks], openapi_extra=BODY, responses=answers(TORCHSERVE))
 async def predict(model: str, request: Request, answering: AnsweringDep, settings: SettingsDep) -> dict[str, float]:
     """One picture, as the body or as the multipart field `data`. `model` may be a reference: flowers@production."""
-    _, version = await answering.find(model)
+    target = await answering.find(model)
     uploads = await pictures.uploads(request, settings, field="data")
     if len(uploads) != 1:
         raise InvalidValue("one_picture", f"{len(uploads)} pictures; this route takes one", hint="use /v1 for several")
-    [row] = (await answering.ask(version, [uploads[0].data])).results(version.card, TOP)
+    [row] = (await answering.ask(target, [uploads[0].data])).results(target.version.card, TOP)
     return {one["label"]: one["probability"] for one in row["predictions"]}
 
 

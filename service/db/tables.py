@@ -301,6 +301,34 @@ class PredictionItem(Base):
     labelled_at: Mapped[float | None]
 
 
+class Shadow(Base):
+    """A version that gets a share of an alias's traffic and is never answered: how often it says the same."""
+
+    __tablename__ = "shadows"
+    __table_args__ = (UniqueConstraint("model_id", "alias"),)
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    alias: Mapped[str]
+    candidate_id: Mapped[str] = mapped_column(ForeignKey("model_versions.id"))
+    against_id: Mapped[str] = mapped_column(ForeignKey("model_versions.id"))  # what the alias named at the start
+    share: Mapped[float]
+    n: Mapped[int] = mapped_column(default=0)  # pictures answered by both
+    agreed: Mapped[int] = mapped_column(default=0)
+    dropped: Mapped[int] = mapped_column(default=0)  # pictures not scored, for answers came first
+    failed: Mapped[int] = mapped_column(default=0)
+    difference: Mapped[float] = mapped_column(default=0.0)  # sum over n of |probability - candidate's|
+    by: Mapped[str]
+    created_at: Mapped[float]
+
+
+class ShadowDisagreement(Base):
+    __tablename__ = "shadow_disagreements"
+    shadow_id: Mapped[str] = mapped_column(ForeignKey("shadows.id", ondelete="CASCADE"), primary_key=True)
+    label: Mapped[str] = mapped_column(String, primary_key=True)
+    candidate: Mapped[str] = mapped_column(String, primary_key=True)
+    count: Mapped[int]
+
+
 class Measurement(Base):
     """What a machine once measured (precision and layout that pay), so that it decides alike the next time."""
 

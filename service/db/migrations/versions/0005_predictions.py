@@ -1,4 +1,4 @@
-"""Kept predictions"""
+"""Kept predictions, and shadows of aliases"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -45,8 +45,39 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_prediction_items_image"), "prediction_items", ["image"])
     op.create_index(op.f("ix_prediction_items_truth"), "prediction_items", ["truth"])
+    op.create_table(
+        "shadows",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("model_id", sa.String(), nullable=False),
+        sa.Column("alias", sa.String(), nullable=False),
+        sa.Column("candidate_id", sa.String(), nullable=False),
+        sa.Column("against_id", sa.String(), nullable=False),
+        sa.Column("share", FLOAT, nullable=False),
+        *(sa.Column(name, INTEGER, nullable=False) for name in ("n", "agreed", "dropped", "failed")),
+        sa.Column("difference", FLOAT, nullable=False),
+        sa.Column("by", sa.String(), nullable=False),
+        sa.Column("created_at", FLOAT, nullable=False),
+        sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_shadows_model_id")),
+        sa.ForeignKeyConstraint(["candidate_id"], ["model_versions.id"], name=op.f("fk_shadows_candidate_id")),
+        sa.ForeignKeyConstraint(["against_id"], ["model_versions.id"], name=op.f("fk_shadows_against_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_shadows")),
+        sa.UniqueConstraint("model_id", "alias", name=op.f("uq_shadows_model_id_alias")),
+    )
+    op.create_table(
+        "shadow_disagreements",
+        sa.Column("shadow_id", sa.String(), nullable=False),
+        sa.Column("label", sa.String(), nullable=False),
+        sa.Column("candidate", sa.String(), nullable=False),
+        sa.Column("count", INTEGER, nullable=False),
+        sa.ForeignKeyConstraint(
+            ["shadow_id"], ["shadows.id"], name=op.f("fk_shadow_disagreements_shadow_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("shadow_id", "label", "candidate", name=op.f("pk_shadow_disagreements")),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("shadow_disagreements")
+    op.drop_table("shadows")
     op.drop_table("prediction_items")
     op.drop_table("predictions")
