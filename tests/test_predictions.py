@@ -1,6 +1,7 @@
 """Predictions that were asked to be kept: looked up, replayed, labelled, and turned into training data."""
 
 import io
+import json
 import signal
 import sqlite3
 import threading
@@ -24,6 +25,7 @@ from service.errors import InsufficientStorage
 from service.ids import new_id
 from service.settings import Settings
 from tests.conftest import Fovea, colours_zip, png
+from tests.test_cli import run
 from tests.test_errors import check
 
 RANDOM = np.random.default_rng(7)
@@ -196,6 +198,22 @@ def test_labelled_predictions_become_the_next_version_and_the_test_split_stays(t
 def items(trained: Fovea, dataset: str, number: int) -> dict[str, tuple[str, str]]:
     rows = trained.http.get(f"/v1/datasets/{dataset}/versions/{number}/items?limit=1000").json()["data"]
     return {row["image"]: (row["label"], row["split"]) for row in rows}
+
+
+def test_the_same_from_the_command_line(trained: Fovea, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(picture())
+    (tmp_path / "b.png").write_bytes(picture())
+    files = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    answer = json.loads(run(trained, "classify", "colours", *files, "--store", "--json").stdout)
+    assert "index_missing" in run(trained, "predictions", "label", answer["id"], "red").stderr
+    labelled = run(trained, "predictions", "label", answer["id"], "red", "--index", "1", "--json")
+    assert [row["truth"] for row in json.loads(labelled.stdout)["results"]] == [None, "red"]
+    assert answer["id"] in run(trained, "predictions", "ls", "--model", "colours", "--labelled").stdout
+    assert json.loads(run(trained, "predictions", "show", answer["id"]).stdout)["id"] == answer["id"]
+    assert run(trained, "predictions", "replay", answer["id"]).stdout == "equal\n"
+    before = trained.http.get("/v1/datasets/colours").json()["versions"]
+    grown = json.loads(run(trained, "datasets", "grow", "colours", "--json").stdout)
+    assert (grown["number"], grown["status"]) == (before + 1, "ready")
 
 
 def test_uncertain_predictions_fill_a_dataset_of_their_own_under_the_guess(trained: Fovea) -> None:

@@ -24,6 +24,7 @@ from service.inference.engine import Engine
 from service.mirror import Mirror, Offer
 from service.settings import Settings
 from tests.conftest import Fovea, png
+from tests.test_cli import run
 from tests.test_errors import check
 from workers.training import export
 from workers.training.networks import build
@@ -121,6 +122,8 @@ def test_a_shadow_counts_what_the_candidate_would_have_said(service: Fovea) -> N
     again = settled(service, 48)
     assert (again["n"], again["agreed"]) == (48, 2 * shown["agreed"])
 
+    said = run(service, "models", "shadow", "flowers", "production").stdout
+    assert f"flowers:2 beside flowers:1: {48 - again['agreed']} of 48 answered otherwise" in said
     changed = service.http.put(URL, json={"version": 2, "share": 0.25})
     assert (changed.status_code, changed.json()["n"], changed.json()["share"]) == (200, 48, 0.25)
     anew = service.http.put(URL, json={"version": 3, "share": 1})
