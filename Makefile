@@ -12,7 +12,7 @@ test: $(READY)  ## linters, types and all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(READY)  ## the fast part of `make test`
 	$(BIN)/ruff check .

@@ -113,7 +113,7 @@ def report(folder: Path, name: str, network: str, side: int, epochs: int) -> Non
     began = time.perf_counter()
     trial = Trial(folder, name, network, side, epochs)
     inside = trial.ask(trial.packed[trial.test])
-    card = trust.fitted(trial.held_out, trial.temperature)
+    kept = trust.strangeness_kept(trial.held_out)
     accuracy = float((inside[1].argmax(1) == trial.labels[trial.test]).mean())
     print(f"## {name}, {network} at {side} px, {epochs} epochs: accuracy {accuracy:.3f} (n = {len(trial.test)})")
     others = [other for other in STRANGERS if other.split("_")[0] != name.split("_")[0]]
@@ -124,10 +124,11 @@ def report(folder: Path, name: str, network: str, side: int, epochs: int) -> Non
         print(f"| {label} | " + " | ".join(f"{value:.3f}" for value in row) + " |")
 
     def abstained(strange: Floats) -> str:
-        return f"{(conformal.p_values(card['strangeness'], strange.astype(np.float64)) <= 0.05).mean():.3f}"
+        return f"{(conformal.p_values(kept, strange.astype(np.float64)) <= 0.05).mean():.3f}"
 
     print("| abstain at 5 % | " + " | ".join(abstained(seen[2]) for seen in met.values()) + " |")
-    for row in trust.report(card, trial.answers(trial.test), trial.temperature)["prediction_sets"]:
+    sets = trust.sets_kept(trial.held_out, trial.temperature)
+    for row in trust.sets_report(sets, trial.answers(trial.test), trial.temperature):
         seen = row["empirical"]
         interval = f"{seen['value']:.3f} ({seen['low']:.3f} to {seen['high']:.3f})"
         print(f"sets of coverage {row['coverage']}: {interval}, mean size {row['mean_size']:.2f}")

@@ -21,6 +21,7 @@ RATES = {"adam": 1e-3, "adamw": 1e-3, "sgd": 0.05, "muon": 0.02}
 SIDES = (32, 48, 64, 96, 128)  # px; what "auto" feeds a network that starts at random
 PRETRAINED_SIDES = (96, 128, 160, 224)  # px; what filters learned from photographs still recognise
 PATIENCE_SECONDS = 600.0  # that a job without a budget should take at most, where "auto" has the choice
+SEVERAL_LABELS_LOSS = "binary_cross_entropy"
 GFLOPS = 40.0  # of two CPU cores, until this machine has trained something
 OPTIMIZERS = {
     "adam": "the textbook's choice for this network",
@@ -38,6 +39,7 @@ class DatasetFacts:
     median_side: int
     grey: bool
     imbalance: float = 1.0  # pictures of the largest class over those of the smallest
+    several_labels: bool = False  # a picture may have any number of labels
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def explained(
     gflops: float = GFLOPS,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Like `resolve`, and the reason for each value that was "auto", by the name of its field."""
-    _check_loss(spec.loss, facts.classes)
+    _check_loss(spec.loss, facts)
     choice = _Choice(spec, facts, source, budget_seconds or PATIENCE_SECONDS, gflops * 1e9)
     resolved = choice.all()
     _check_weights(resolved)
@@ -180,12 +182,16 @@ class _Choice:
         return self._because("schedule", value, "ends with the rate run down, which is worth more than a higher peak")
 
     def _loss(self, spec: TrainSpec) -> dict[str, Any]:
-        given, changes = spec.loss, {}
+        given, several = spec.loss, self.facts.several_labels
+        changes: dict[str, Any] = {}
+        if given.name == "auto":
+            changes["name"] = SEVERAL_LABELS_LOSS if several else "cross_entropy"
+            self.reasons["loss.name"] = f"the pictures have {'several labels' if several else 'one label each'}"
         if given.label_smoothing == "auto":
-            changes["label_smoothing"] = 0.0 if spec.network == "classic" else 0.1
+            changes["label_smoothing"] = 0.0 if several or spec.network == "classic" else 0.1
             self.reasons["loss.label_smoothing"] = "keeps the network from being surer than the labels"
         if given.class_weights == "auto":
-            changes["class_weights"] = "balanced" if self.facts.imbalance > 3 else None  # type: ignore[assignment]
+            changes["class_weights"] = "balanced" if self.facts.imbalance > 3 else None
             self.reasons["loss.class_weights"] = f"the largest class has {self.facts.imbalance:.1f} times the smallest"
         return {"loss": given.model_copy(update=changes)}
 
@@ -237,11 +243,19 @@ def _check_cost(spec: TrainSpec, classes: int, memory_bytes: int) -> None:
         )
 
 
-def _check_loss(loss: Loss, classes: int) -> None:
-    if isinstance(loss.class_weights, list) and len(loss.class_weights) != classes:
+def _check_loss(loss: Loss, facts: DatasetFacts) -> None:
+    if loss.name != "auto" and (loss.name == SEVERAL_LABELS_LOSS) != facts.several_labels:
+        found = "several labels" if facts.several_labels else "one label each"
+        raise InvalidValue(
+            "loss_does_not_fit",
+            f"{loss.name} does not fit pictures with {found}",
+            hint=f"{SEVERAL_LABELS_LOSS} is for several labels, the others are for one; or leave loss.name out",
+            param="/spec/loss/name",
+        )
+    if isinstance(loss.class_weights, list) and len(loss.class_weights) != facts.classes:
         raise InvalidValue(
             "class_weights_count",
-            f"{len(loss.class_weights)} class weights for {classes} classes",
+            f"{len(loss.class_weights)} class weights for {facts.classes} classes",
             hint="give one weight per class, in the order of the dataset's classes, or 'balanced'",
             param="/spec/loss/class_weights",
         )

@@ -13,9 +13,15 @@ Json = dict[str, Any]
 MAX_CHANGED = 1000
 
 
-def kept_answers(images: list[str], classes: list[str], labels: list[int], predicted: list[int]) -> Json:
-    """What a model version keeps of its evaluation: SHA-256, label and answer of each picture, as class numbers."""
-    return {"images": images, "classes": classes, "labels": labels, "predicted": predicted}
+def kept_answers(images: list[str], labels: list[str], predicted: list[str]) -> Json:
+    """What a model version keeps of its evaluation: SHA-256, label and answer of each picture, by number in `classes`.
+
+    With several labels each set of them is one of these classes.
+    """
+    classes = sorted({*labels, *predicted})
+    number = {name: k for k, name in enumerate(classes)}
+    numbers = ([number[name] for name in names] for names in (labels, predicted))
+    return {"images": images, "classes": classes, **dict(zip(("labels", "predicted"), numbers, strict=True))}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,8 @@ from service import artifacts, images, shadows
 from service.db import Database
 from service.db.tables import ModelVersion
 from service.inference.engine import Engine
-from service.inference.score import probabilities
+from service.inference.score import chances, labels
+from service.labels import joined
 from service.settings import Settings
 from service.shadows import Counts
 
@@ -148,7 +148,5 @@ def _merge(counts: Counts, more: Counts) -> None:
 
 
 def _said(logits: NDArray[np.float32], version: ModelVersion) -> list[tuple[str, float]]:
-    """The first label of each row and its calibrated probability."""
-    card: dict[str, Any] = version.card
-    chances = probabilities(logits, card["temperature"])
-    return [(card["classes"][k], float(row[k])) for row, k in zip(chances, chances.argmax(axis=1), strict=True)]
+    """The labels of each row, as one text, and its greatest calibrated probability."""
+    return [(joined(labels(row, version.card)), float(row.max())) for row in chances(logits, version.card)]

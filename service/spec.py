@@ -46,11 +46,15 @@ class Schedule(Strict):
 
 
 class Loss(Strict):
-    name: Literal["cross_entropy", "focal"] = "cross_entropy"
+    """Pictures of several labels are learned with `binary_cross_entropy`, each class a question of its own."""
+
+    name: Auto | Literal["cross_entropy", "focal", "binary_cross_entropy"] = "auto"
     gamma: float = Field(2.0, ge=0, le=10, description="focal only: how much sure answers are passed over")
     label_smoothing: Auto | Annotated[float, Field(ge=0, lt=1)] = "auto"
     class_weights: Literal["auto", "balanced"] | list[Annotated[float, Field(gt=0, le=1e6)]] | None = Field(
-        "auto", description="'balanced' weighs by inverse frequency; a list gives one weight per class, in class order"
+        "auto",
+        description="'balanced' weighs by inverse frequency; a list gives one weight per class, in class order; "
+        "of several labels it weighs those that are there",
     )
 
 
@@ -143,7 +147,9 @@ class TrainSpec(Strict):
 class Goal(Strict):
     """Training ends as soon as an epoch reaches it on the validation split."""
 
-    metric: Literal["accuracy"] = "accuracy"
+    metric: Literal["accuracy", "mean_average_precision"] = Field(
+        "accuracy", description="mean_average_precision of several labels only"
+    )
     at_least: float = Field(gt=0, le=1)
 
 

@@ -16,7 +16,7 @@ def laid(*names: str, table: str = "") -> Layout:
 
 
 def rows(layout: Layout) -> list[tuple[str, str | None]]:
-    return sorted({(c.label, c.split) for c in layout.candidates}, key=str)
+    return sorted({(*c.labels, c.split) for c in layout.candidates}, key=str)
 
 
 def refusal(*names: str, table: str = "") -> str:
@@ -58,6 +58,7 @@ def test_what_cannot_be_trained_on_is_refused() -> None:
     assert refusal("1.png", "2.png") == "no_labels"
     assert refusal("a/1.png", "a/2.png") == "too_few_classes"
     assert refusal("a/1.png", "a/2.png", "b/1.png") == "class_too_small"
-    assert refusal("labels.csv", "1.png", table="1.png,a;b") == "multi_label_unsupported"
+    assert refusal("labels.csv", "1.png", table="1.png,a;") == "labels_csv_invalid"
+    assert refusal("labels.csv", "1.png", "2.png", table="1.png,a\n2.png,") == "labels_csv_invalid"
     for table in ("2.png,a", "1.png", "1.png,", "1.png,a\n1.png,b"):
         assert refusal("labels.csv", "1.png", table=table) == "labels_csv_invalid"

@@ -102,6 +102,7 @@ def test_a_kept_prediction_is_the_answer_with_its_pictures_and_origin(trained: F
     check(trained.http.post(f"{url}/label", json={"label": "red"}), 422, "index_missing")
     check(trained.http.post(f"{url}/label", json={"label": "red;blue", "index": 0}), 422, "invalid_value")
     check(trained.http.post(f"{url}/label", json={"index": 0}), 422, "invalid_value")
+    check(trained.http.post(f"{url}/label", json={"labels": ["red"], "index": 0}), 422, "one_label")
 
 
 def test_a_replay_says_equal_or_what_differs(trained: Fovea) -> None:
@@ -221,8 +222,11 @@ def test_uncertain_predictions_fill_a_dataset_of_their_own_under_the_guess(train
     with connected(trained.data) as connection:  # what a network guesses is not for a test to say
         connection.execute("UPDATE prediction_items SET decision = 'accept', probability = 1")
         for guess, prediction in zip(("red", "blue", "red", "blue"), kept, strict=True):
-            change = "UPDATE prediction_items SET label = ?, probability = 0.5 WHERE prediction_id = ?"
-            connection.execute(change, (guess, prediction))
+            change = (
+                "UPDATE prediction_items SET label = ?, probability = 0.5, "
+                "result = json_set(result, '$.labels', json_array(?)) WHERE prediction_id = ?"
+            )
+            connection.execute(change, (guess, guess, prediction))
         guesses = dict(connection.execute("SELECT image, label FROM prediction_items WHERE probability = 0.5"))
     trained.http.post("/v1/datasets", json={"name": "unsure"})
     body = {"take": "uncertain", "mode": "replace", "max_probability": 0.5}
@@ -268,7 +272,7 @@ def test_what_was_acknowledged_outlives_a_kill_and_what_was_not_is_swept(trained
 # without a service
 
 
-RESULT = {"filename": None, "label": "a", "probability": 0.5, "decision": None, "error": None}
+RESULT = {"filename": None, "label": "a", "labels": ["a"], "probability": 0.5, "decision": None, "error": None}
 
 
 @pytest.fixture

@@ -45,7 +45,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fovea]:
 def add_version(data: Path, model: str, predicted: list[int], kept: bool) -> None:
     database = Database(f"sqlite:///{data / 'fovea.db'}")
     images = [f"{number:064x}" for number in range(len(predicted))]
-    answers = comparison.kept_answers(images, ["rose", "tulip"], LABELS[: len(predicted)], predicted)
+    names = ([("rose", "tulip")[k] for k in numbers] for numbers in (LABELS[: len(predicted)], predicted))
+    answers = comparison.kept_answers(images, *names)
     card = {"weights_sha256": model, "parameters": 1, "classes": ["rose", "tulip"]}
     program = artifacts.write_chunks(database, b"no program")
     with database.write() as session:
@@ -180,11 +181,11 @@ def test_a_gate_keeps_out_what_is_significantly_worse(service: Fovea) -> None:
 
 def test_the_interval_of_the_difference_covers_the_truth() -> None:
     random = np.random.default_rng(0)
-    labels, hits = np.zeros(80, int), 0
+    labels, hits = ["right"] * 80, 0
     images = [str(k) for k in range(80)]
     for _ in range(300):
-        a, b = (random.random((2, 80)) > [[0.9], [0.8]]).astype(int)  # 90 % and 80 % right
-        kept = [comparison.kept_answers(images, ["x", "y"], labels.tolist(), one.tolist()) for one in (a, b)]
+        both = np.where(random.random((2, 80)) < [[0.9], [0.8]], "right", "wrong").tolist()
+        kept = [comparison.kept_answers(images, labels, one) for one in both]
         gap = comparison.compare(*kept)["accuracy_difference"]
         hits += gap["low"] <= -0.1 <= gap["high"]
     assert hits >= 276  # 95 % of 300, less three deviations

@@ -18,7 +18,7 @@ from service.inference.programs import Program, load
 from service.spec import TrainSpec
 from workers.context import Context
 from workers.pictures import Pictures
-from workers.training import evaluate, export, trust
+from workers.training import evaluate, export, multilabel, trust
 from workers.training.state import TrainState, network_of, weights_sha256
 
 
@@ -71,20 +71,20 @@ def make_model(context: Context, job: Job, learned: Learned) -> Made:
     split = "test" if len(pictures.rows["test"]) else "train"
     rows, val_rows = pictures.rows[split], pictures.rows["val"]
     test = _answers(served, pictures, rows)
-    certificate = export.certify(evaluate.logits_of(trained, pictures.packed, rows), test.logits)
+    certificate = export.certify(
+        evaluate.logits_of(trained, pictures.packed, rows), test.logits, several=pictures.several
+    )
     if not certificate["passed"]:
         raise InternalError("not_certified", "the exported program does not answer as the trained network does")
     held_out = _answers(served, pictures, val_rows)
-    temperature = evaluate.temperature(held_out.logits, held_out.labels)
+    judge = multilabel.judge if pictures.several else evaluate.judge
     images = [pictures.images[row] for row in rows]
-    evaluation = evaluate.report(split, test.logits, test.labels, pictures.classes, temperature, images)
-    fitted = trust.fitted(held_out, temperature)
-    evaluation |= trust.report(fitted, test, temperature)
-    fitted["maps"] = whole.places is not None
-    card = _card(context, job, network, learned, certificate, evaluation) | fitted
-    predicted = test.logits.argmax(1).tolist()
-    kept = comparison.kept_answers(images, pictures.classes, test.labels.tolist(), predicted)
-    return Made(program_bytes, card, evaluation, kept)
+    judged = judge(split, test, held_out, pictures.classes, images)
+    fitted = judged.card | {"maps": whole.places is not None}
+    card = _card(context, job, network, learned, certificate, judged.evaluation) | fitted
+    return Made(
+        program_bytes, card, judged.evaluation, comparison.kept_answers(images, judged.labels, judged.predicted)
+    )
 
 
 def register(context: Context, job: Job, made: Made, learned: Learned, **more: Any) -> None:
@@ -139,11 +139,11 @@ def _card(
         "classes": learned.pictures.classes,
         "image_size": job.spec["image_size"],
         "resize": RESIZE,
-        "temperature": evaluation["calibration"]["temperature"],
+        "task": "multi_label" if learned.pictures.several else "single_label",
         "weights_sha256": weights_sha256(network.state_dict()),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "dataset": job.dataset,
-        "metrics": {"accuracy": evaluation["accuracy"]["value"], "best_epoch": learned.state.counters.best_epoch},
+        "metrics": _metrics(evaluation) | {"best_epoch": learned.state.counters.best_epoch},
         "certificate": certificate,
         "lineage": {
             "job": job.id,
@@ -156,3 +156,10 @@ def _card(
             "trained_at": rfc3339(now()),
         },
     }
+
+
+def _metrics(evaluation: dict[str, Any]) -> dict[str, float]:
+    found = {"accuracy": evaluation["accuracy"]["value"]}
+    if "mean_average_precision" in evaluation:
+        found["mean_average_precision"] = evaluation["mean_average_precision"]
+    return found

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from sqlalchemy import select
 
-from service.datasets import importer
+from service.datasets import importer, versions
 from service.db.tables import DatasetVersion, Item, Job
+from service.labels import separate
 from workers.context import Context
 from workers.training.data import Split
 
@@ -17,10 +18,15 @@ class Pictures:
     """A dataset version as arrays. `packed` is (N, S, S, 3) uint8, mapped from the cache."""
 
     packed: np.ndarray[Any, np.dtype[np.uint8]]
-    labels: np.ndarray[Any, np.dtype[np.int64]]  # (N,) into classes
+    labels: np.ndarray[Any, Any]  # (N,) int64 into classes, or (N, K) float32 of zeros and ones
     images: list[str]  # SHA-256 of each picture file
     classes: list[str]
     rows: dict[str, np.ndarray[Any, np.dtype[np.int64]]]  # of each split
+
+    @property
+    def several(self) -> bool:
+        """May a picture have several labels, or none?"""
+        return self.labels.ndim == 2
 
     def split(self, name: str, device: str) -> Split:
         rows = self.rows[name]
@@ -34,11 +40,20 @@ def load_pictures(context: Context, job: Job) -> Pictures:
         query = select(Item.label, Item.split, Item.image).where(Item.version_id == version.id).order_by(Item.ordinal)
         labels, splits, images = (list(column) for column in zip(*session.execute(query), strict=True))
     classes = [row["name"] for row in version.classes]
-    number = {name: k for k, name in enumerate(classes)}
     return Pictures(
         packed=np.load(cache, mmap_mode="r", allow_pickle=False),
-        labels=np.array([number[label] for label in labels], dtype=np.int64),
+        labels=_encoded(labels, classes, several=versions.several_labels(version)),
         images=images,
         classes=classes,
         rows={name: np.flatnonzero(np.array(splits) == name) for name in importer.SPLITS},
     )
+
+
+def _encoded(labels: list[str], classes: list[str], *, several: bool) -> np.ndarray[Any, Any]:
+    number = {name: k for k, name in enumerate(classes)}
+    if not several:
+        return np.array([number[label] for label in labels], dtype=np.int64)
+    marks = np.zeros((len(labels), len(classes)), dtype=np.float32)
+    for row, label in enumerate(labels):
+        marks[row, [number[name] for name in separate(label, several=True)]] = 1
+    return marks

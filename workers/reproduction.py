@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from service.db.tables import Metric
 
-COMPARED = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")  # speed differs from run to run
+NOT_COMPARED = "images_per_second"  # speed differs from run to run
 
 
 def first_difference(session: Session, one: str, other: str) -> dict[str, Any] | None:
@@ -21,5 +21,5 @@ def first_difference(session: Session, one: str, other: str) -> dict[str, Any] |
 
 
 def _values(session: Session, job_id: str) -> dict[tuple[int, int, str], float]:
-    rows = session.scalars(select(Metric).where(Metric.job_id == job_id, Metric.name.in_(COMPARED)))
+    rows = session.scalars(select(Metric).where(Metric.job_id == job_id, Metric.name != NOT_COMPARED))
     return {(row.step, row.epoch, row.name): row.value for row in rows}

@@ -115,7 +115,12 @@ def _initial(context: Context, job: Job, pictures: Pictures) -> Initial | None:
     with context.database.read() as session:
         _, version = artifacts.find_version(session, wanted)
         data = artifacts.read_blob(session, version.program_id)
-    return Initial(weights_of(data), with_head=version.card["classes"] == pictures.classes)
+    return Initial(weights_of(data), with_head=_same_answers(version.card, pictures))
+
+
+def _same_answers(card: dict[str, Any], pictures: Pictures) -> bool:
+    """Does that model's class layer say of each class what this one is to say?"""
+    return bool(card["classes"] == pictures.classes and (card.get("task") == "multi_label") == pictures.several)
 
 
 def remedy(error: Exception, plan: dict[str, Any], spec: dict[str, Any]) -> tuple[dict[str, Any], str]:

@@ -154,11 +154,13 @@ def items(
     label: str | None = None,
     split: Literal["train", "val", "test"] | None = None,
 ) -> dict[str, Any]:
-    """The accepted pictures, in the order of the packed cache."""
-    query = select(Item).where(Item.version_id == _version(session, dataset, number).id)
-    query = query if label is None else query.where(Item.label == label)
+    """The accepted pictures, in the order of the packed cache; of several labels, `?label=` is one of them."""
+    version = _version(session, dataset, number)
+    several = versions.several_labels(version)
+    query = select(Item).where(Item.version_id == version.id)
+    query = query if label is None else query.where(versions.has_label(label, several=several))
     query = query if split is None else query.where(Item.split == split)
-    return page.read(session, query, Item.ordinal, shapes.item)
+    return page.read(session, query, Item.ordinal, lambda row: shapes.item(row, several_labels=several))
 
 
 @router.get("/{dataset}/versions/{number}/items/{image}", response_class=Response)

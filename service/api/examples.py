@@ -157,6 +157,7 @@ VERSION = {
     "number": 1,
     "digest": "9f2c…",
     "status": "ready",
+    "task": "single_label",
     "classes": [{"name": "rose", "count": 90}, {"name": "tulip", "count": 90}],
     "splits": {"train": 126, "val": 27, "test": 27},
     "image_count": 180,
@@ -172,6 +173,7 @@ ITEM = {
     "width": 640,
     "height": 480,
     "flags": [],
+    "labels": ["rose"],
 }
 EVENT = {"id": "evt_12", "type": "status", "time": TIME, "data": {"status": "running", "attempt": 1}}
 CHECKPOINT = {
@@ -203,6 +205,7 @@ MODEL_VERSION = {
     "job": "job_06b2c9a1",
     "weights_sha256": "c0ffee…",
     "parameters": 4288066,
+    "task": "single_label",
     "dataset": "flowers@1",
     "classes": ["rose", "tulip"],
     "image_size": 64,
@@ -265,6 +268,7 @@ CLASSIFIED: dict[str, Any] = {
         {
             "filename": "a.jpg",
             "label": "rose",
+            "labels": ["rose"],
             "probability": 0.97,
             "predictions": [{"label": "rose", "probability": 0.97}, {"label": "tulip", "probability": 0.03}],
             "prediction_set": ["rose"],

@@ -24,6 +24,8 @@ from service.api.tensors import OutputTensor
 from service.db.tables import Model, ModelVersion
 from service.errors import ServiceError
 from service.ids import new_id
+from service.inference import score
+from service.labels import joined
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 asks = Depends(require("predict"))
@@ -158,8 +160,8 @@ def _refuse_broken(answered: Answered) -> None:
 def _outputs(answered: Answered, version: ModelVersion) -> list[OutputTensor]:
     assert answered.scored is not None
     outputs = answered.scored.outputs
-    chances = results.chances_of(outputs, version.card)
-    labels = [version.card["classes"][k] for k in chances.argmax(axis=1)]
+    chances = score.chances(outputs.logits, version.card)
+    labels = [joined(score.labels(row, version.card)) for row in chances]
     made = [OutputTensor("labels", labels), OutputTensor("probabilities", chances.astype(np.float32))]
     p_values = results.p_values_of(outputs, version.card)
     return made if p_values is None else [*made, OutputTensor("p_values", p_values.astype(np.float32))]

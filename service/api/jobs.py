@@ -30,7 +30,7 @@ from service.api.examples import (
     listed,
 )
 from service.api.paging import PageDep
-from service.auto import GFLOPS, Source, explained
+from service.auto import GFLOPS, DatasetFacts, Source, explained
 from service.cost import cost, layer_table
 from service.datasets import versions
 from service.db import Database
@@ -105,6 +105,7 @@ def _create(session: Session, body: TrainRequest, settings: Settings) -> Answer:
 def _resolved(session: Session, body: TrainRequest, settings: Settings) -> tuple[str, dict[str, Any]]:
     version = versions.find_ready(session, body.dataset)
     facts = versions.facts(version)
+    _check_goal(body, facts)
     pinned, source = _source(session, body.spec)
     spec, reasons = explained(
         pinned,
@@ -126,6 +127,16 @@ def _resolved(session: Session, body: TrainRequest, settings: Settings) -> tuple
         "estimate": estimates.estimate(session, spec, needed, facts, budget),
         "layers": layer_table(checked, facts.classes),
     }
+
+
+def _check_goal(body: TrainRequest, facts: DatasetFacts) -> None:
+    if body.goal and body.goal.metric == "mean_average_precision" and not facts.several_labels:
+        raise InvalidValue(
+            "goal_does_not_fit",
+            "mean_average_precision is of pictures with several labels",
+            hint="take accuracy",
+            param="/goal/metric",
+        )
 
 
 def _source(session: Session, spec: TrainSpec) -> tuple[TrainSpec, Source | None]:

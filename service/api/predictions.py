@@ -1,10 +1,10 @@
 """`/v1/predictions`: answers that were asked to be kept. Look them up, run them again, say what is true."""
 
 import unicodedata
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -18,6 +18,9 @@ from service.api.pictures import attachment
 from service.api.results import Wanted
 from service.db import Database
 from service.db.tables import Model, ModelVersion, Prediction, PredictionItem
+from service.errors import InvalidValue
+from service.inference.score import several
+from service.labels import joined
 from service.layers import Strict
 
 router = APIRouter(prefix="/v1/predictions", tags=["predictions"])
@@ -35,11 +38,29 @@ def _class_name(text: str) -> str:
     return name
 
 
+ClassName = Annotated[str, Field(max_length=200), AfterValidator(_class_name)]
+
+
 class Truth(Strict):
-    label: Annotated[str, Field(max_length=200), AfterValidator(_class_name)] | None = Field(
-        description="a class of the model or a new one; null takes it back"
+    label: ClassName | None = Field(None, description="a class of the model or a new one; null takes it back")
+    labels: Annotated[list[ClassName], Field(max_length=1000)] | None = Field(
+        None, description="instead, where a picture may have several labels or none"
     )
     index: int | None = Field(None, ge=0, le=2**31, description="which picture, from 0, where there are several")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if len({"label", "labels"} & self.model_fields_set) != 1:
+            raise ValueError("either label or labels is needed")
+        return self
+
+    def text(self, version: ModelVersion) -> str | None:
+        """As a labels.csv has it. Raises InvalidValue for several labels where a model gives one."""
+        if self.labels is None:
+            return self.label
+        if not several(version.card):
+            raise InvalidValue("one_label", "this model gives a picture one label", hint="send label", param="/labels")
+        return joined(self.labels)
 
 
 @router.get("", dependencies=[browses], responses=listed(PREDICTION))
@@ -83,7 +104,8 @@ def picture(
 def label(prediction: str, body: Truth, session: Writing) -> Json:
     """Say what a picture shows: a class of the model, or one that it should have. Repeating replaces."""
     row = predictions.find(session, prediction)
-    predictions.set_truth(session, row, predictions.item(session, row, body.index), body.label)
+    truth = body.text(session.get_one(ModelVersion, row.version_id))
+    predictions.set_truth(session, row, predictions.item(session, row, body.index), truth)
     return _shape(session, row)
 
 

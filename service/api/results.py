@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from service.errors import InvalidValue
 from service.inference import conformal
 from service.inference.explain import heat_map
-from service.inference.score import probabilities, ranked
+from service.inference.score import chances, ranked, several
 
 Json = dict[str, Any]
 
@@ -46,6 +46,7 @@ WantedDep = Annotated[Wanted, Depends()]
 
 BLANK: Json = {
     "label": None,
+    "labels": [],
     "probability": None,
     "predictions": [],
     "prediction_set": None,
@@ -58,10 +59,11 @@ BLANK: Json = {
 def check(card: Json, wanted: Wanted) -> None:
     """Raises InvalidValue (422) for what this model version cannot answer."""
     if wanted.coverage is not None and "prediction_sets" not in card:
+        why = "gives any number of labels" if several(card) else "was trained before prediction sets were kept"
         raise InvalidValue(
             "coverage_unsupported",
-            "this model version was trained before prediction sets were kept",
-            hint="train it again, or leave ?coverage out",
+            f"this model version {why}",
+            hint="leave ?coverage out" if several(card) else "train it again, or leave ?coverage out",
             param="coverage",
         )
     if wanted.explain is not None and not card.get("maps"):
@@ -73,11 +75,6 @@ def check(card: Json, wanted: Wanted) -> None:
         )
 
 
-def chances_of(outputs: Any, card: Json) -> NDArray[np.float64]:
-    """(N, K) calibrated probabilities of a program's `Outputs`."""
-    return probabilities(outputs.logits, card["temperature"])
-
-
 def p_values_of(outputs: Any, card: Json) -> NDArray[np.float64] | None:
     """(N,) how often a picture like the training's looks as strange; None where the program or card cannot tell."""
     if outputs.strangeness is None or "strangeness" not in card:
@@ -87,10 +84,11 @@ def p_values_of(outputs: Any, card: Json) -> NDArray[np.float64] | None:
 
 def shape(outputs: Any, card: Json, wanted: Wanted) -> list[Json]:
     """One result per row of a program's `Outputs`, without filename and error."""
-    chances = chances_of(outputs, card)
-    rows = [_named(row, card["classes"], wanted.top_k) for row in chances]
+    found = chances(outputs.logits, card)
+    name = _all_named if several(card) else _named
+    rows = [name(row, card, wanted.top_k) for row in found]
     if wanted.coverage is not None:
-        _add_sets(rows, chances, card, wanted.coverage)
+        _add_sets(rows, found, card, wanted.coverage)
     p_values = p_values_of(outputs, card)
     if p_values is not None:
         for row, p_value in zip(rows, p_values.tolist(), strict=True):
@@ -103,9 +101,19 @@ def shape(outputs: Any, card: Json, wanted: Wanted) -> list[Json]:
     return rows
 
 
-def _named(row: NDArray[np.float64], classes: list[str], top_k: int) -> Json:
-    best = ranked(row, classes, top_k)
-    return {**BLANK, **best[0], "predictions": best}
+def _named(row: NDArray[np.float64], card: Json, top_k: int) -> Json:
+    best = ranked(row, card["classes"], top_k)
+    return {**BLANK, **best[0], "labels": [best[0]["label"]], "predictions": best}
+
+
+def _all_named(row: NDArray[np.float64], card: Json, top_k: int) -> Json:
+    """All classes from their thresholds on, the surest first; `label` is the first of them, null when there is none."""
+    classes, limits = card["classes"], card["thresholds"]
+    order = np.argsort(-row, kind="stable").tolist()
+    ranks = [{"label": classes[k], "probability": round(float(row[k]), 6), "threshold": limits[k]} for k in order]
+    given = [rank for k, rank in zip(order, ranks, strict=True) if row[k] >= limits[k]]
+    first = {key: given[0][key] for key in ("label", "probability")} if given else {}
+    return {**BLANK, **first, "labels": [rank["label"] for rank in given], "predictions": ranks[:top_k]}
 
 
 def _add_sets(rows: list[Json], chances: NDArray[np.float64], card: Json, coverage: float) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from service import aliases, shadows
+from service.datasets import versions
 from service.db.tables import (
     AliasMove,
     ApiKey,
@@ -19,6 +20,7 @@ from service.db.tables import (
 )
 from service.ids import rfc3339
 from service.jobs import TERMINAL
+from service.labels import separate
 
 
 def job(row: Job) -> dict[str, Any]:
@@ -73,6 +75,7 @@ def dataset_version(row: DatasetVersion) -> dict[str, Any]:
         "number": row.number,
         "digest": row.digest,
         "status": row.status,
+        "task": "multi_label" if versions.several_labels(row) else "single_label",
         "classes": row.classes,
         "splits": row.splits,
         "image_count": row.image_count,
@@ -82,9 +85,9 @@ def dataset_version(row: DatasetVersion) -> dict[str, Any]:
     }
 
 
-def item(row: Item) -> dict[str, Any]:
+def item(row: Item, *, several_labels: bool) -> dict[str, Any]:
     names = ("image", "path", "label", "split", "width", "height", "flags")
-    return {name: getattr(row, name) for name in names}
+    return {name: getattr(row, name) for name in names} | {"labels": separate(row.label, several=several_labels)}
 
 
 def event(row: Event) -> dict[str, Any]:
@@ -118,6 +121,7 @@ def model_version(name: str, row: ModelVersion) -> dict[str, Any]:
         "job": row.job_id,
         "weights_sha256": row.weights_sha256,
         "parameters": row.parameters,
+        "task": row.card.get("task", "single_label"),
         **{key: row.card[key] for key in keys},
     }
 

@@ -28,6 +28,8 @@ def classify(
         return
     for file, result in zip(files, answer["results"], strict=True):
         said = "  ".join(f"{one['label']} {one['probability']:.3f}" for one in result["predictions"])
+        if said and "threshold" in result["predictions"][0]:
+            said = f"[{', '.join(result['labels']) or 'none'}]  {said}"
         said += f"  one of {', '.join(result['prediction_set'])}" if result.get("prediction_set") else ""
         said += "  (unlike the training pictures)" if result.get("decision") == "abstain" else ""
         out.print(f"{file}: {said or result['error']['message']}")

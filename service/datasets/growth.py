@@ -20,6 +20,7 @@ from service.datasets import versions
 from service.datasets.layout import LABELS_FILE
 from service.db.tables import DatasetVersion, Item, ModelVersion, Prediction, PredictionItem
 from service.errors import Conflict
+from service.labels import SEPARATOR, joined
 from service.settings import Settings
 
 Take = Literal["labelled", "uncertain"]
@@ -37,7 +38,7 @@ def chosen(session: Session, take: Take, model_id: str | None, max_probability: 
     A picture that was kept several times counts once, as it was labelled (or asked) last.
     """
     item = PredictionItem
-    query = select(item.image, item.truth if take == "labelled" else item.label).where(item.image.is_not(None))
+    query = select(item).where(item.image.is_not(None))
     if model_id is not None:
         query = query.join(Prediction).join(ModelVersion).where(ModelVersion.model_id == model_id)
     if take == "labelled":
@@ -45,14 +46,27 @@ def chosen(session: Session, take: Take, model_id: str | None, max_probability: 
     else:
         unsure = or_(item.decision == "abstain", item.probability <= max_probability)
         query = query.where(and_(item.truth.is_(None), unsure)).order_by(item.prediction_id)
-    found: dict[str, str] = {str(image): str(label) for image, label in session.execute(query)}
+    found = {str(row.image): _guess(row) if row.truth is None else row.truth for row in session.scalars(query)}
     return [Picture(image, label) for image, label in sorted(found.items())]
+
+
+def _guess(row: PredictionItem) -> str:
+    names: list[str] = row.result["labels"]
+    for name in names:
+        _check_label(name)
+    return joined(names)
 
 
 def new_ones(session: Session, base: DatasetVersion | None, found: Sequence[Picture]) -> list[Picture]:
     """Those whose picture the version does not hold yet. Raises Conflict when there is none."""
     held = set(session.scalars(select(Item.image).where(Item.version_id == base.id))) if base else set()
     left = [one for one in found if one.image not in held]
+    if base and not versions.several_labels(base) and any(SEPARATOR in one.label or not one.label for one in left):
+        raise Conflict(
+            "several_labels",
+            "a picture of the dataset has one label, and kept predictions have several or none",
+            hint='"model" restricts them to what one model was asked; "mode": "replace" takes them alone',
+        )
     if not left:
         raise Conflict(
             "nothing_to_add",
@@ -76,7 +90,8 @@ def write(
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for item in base_items:
             assert base is not None
-            _check_label(item.label)
+            if not versions.several_labels(base):
+                _check_label(item.label)
             path = _portable(item)
             archive.writestr(zipfile.ZipInfo(path), versions.picture_bytes(settings, base, item))
             rows.append((path, item.label, item.split))
@@ -100,7 +115,7 @@ def _portable(item: Item) -> str:
 
 
 def _check_label(label: str) -> None:
-    if ";" in label or label != label.strip():
+    if SEPARATOR in label or label != label.strip():
         raise Conflict(
             "label_not_portable",
             f"the class {label!r} cannot be named in a {LABELS_FILE}",

@@ -24,6 +24,7 @@ from service.datasets.packing import Result
 from service.datasets.split import Row, assign
 from service.db.tables import DatasetVersion, Item, Job
 from service.errors import InternalError, InvalidValue
+from service.labels import joined
 from service.settings import Settings
 
 SPLITS = ("train", "val", "test")
@@ -62,14 +63,15 @@ def run(version: DatasetVersion, settings: Settings, on_progress: Callable[[int,
     )
     splits = _splits(kept, candidates, groups)
     items = [_item(row, *one) for row, one in enumerate(zip(kept, candidates, splits, strict=True))]
+    counts = Counter(label for candidate in candidates for label in candidate.labels)
     report = {
         "accepted": len(kept),
         "rejected": rejected,
         "skipped": layout.skipped[:REPORT_ROWS],
         **_duplicate_report(groups, items),
-        "warnings": _warnings(rejected, items),
+        "warnings": _warnings(rejected, counts),
     }
-    return _summary(items, kept, size, report)
+    return _summary(items, counts, kept, size, report, layout.several_labels)
 
 
 def read_layout(archive: Path, settings: Settings) -> Layout:
@@ -110,10 +112,8 @@ def mark_failed(session: Session, job: Job) -> None:
 
 def _usable(candidates: list[Candidate], results: list[Result]) -> tuple[list[Result], list[dict[str, Any]]]:
     """The pictures to keep, and the rejected with their reasons; a class left with one picture goes too."""
-    decoded = [one for one in results if one.error is None]
-    counts = Counter(candidates[one.row].label for one in decoded)
-    kept = [one for one in decoded if counts[candidates[one.row].label] >= MIN_PICTURES]
-    if len({candidates[one.row].label for one in kept}) < MIN_CLASSES:
+    kept = _without_lonely(candidates, [one for one in results if one.error is None])
+    if len({label for one in kept for label in candidates[one.row].labels}) < MIN_CLASSES:
         broken = next((one.error for one in results if one.error is not None), None)
         raise InvalidValue(
             "too_few_classes",
@@ -126,10 +126,32 @@ def _usable(candidates: list[Candidate], results: list[Result]) -> tuple[list[Re
     return kept, rejected
 
 
+def _without_lonely(candidates: list[Candidate], decoded: list[Result]) -> list[Result]:
+    """Without the pictures of classes that have too few; as one may have several labels, this can leave others few."""
+    while True:
+        counts = Counter(label for one in decoded for label in candidates[one.row].labels)
+        kept = [one for one in decoded if all(counts[label] >= MIN_PICTURES for label in candidates[one.row].labels)]
+        if len(kept) == len(decoded):
+            return kept
+        decoded = kept
+
+
 def _splits(kept: list[Result], candidates: list[Candidate], groups: list[duplicates.Group]) -> list[str]:
+    """A picture with several labels counts for its rarest, which is then found in every split."""
     ids = duplicates.group_ids(len(kept), groups)
+    counts = Counter(label for candidate in candidates for label in candidate.labels)
+
+    def rarest(candidate: Candidate) -> str:
+        return min(candidate.labels, key=counts.__getitem__, default="")
+
     rows = [
-        Row(one.sha256, candidate.path, candidate.label, group, candidate.split)
+        Row(
+            one.sha256,
+            candidate.path,
+            rarest(candidate),
+            group,
+            candidate.split,
+        )
         for one, candidate, group in zip(kept, candidates, ids, strict=True)
     ]
     return assign(rows)
@@ -140,7 +162,7 @@ def _item(ordinal: int, result: Result, candidate: Candidate, split: str) -> dic
         "ordinal": ordinal,
         "image": result.sha256,
         "path": candidate.path,
-        "label": candidate.label,
+        "label": joined(candidate.labels),
         "split": split,
         "width": result.width,
         "height": result.height,
@@ -161,9 +183,8 @@ def _duplicate_report(groups: list[duplicates.Group], items: list[dict[str, Any]
     }
 
 
-def _warnings(rejected: list[dict[str, Any]], items: list[dict[str, Any]]) -> list[dict[str, str]]:
+def _warnings(rejected: list[dict[str, Any]], counts: Counter[str]) -> list[dict[str, str]]:
     warnings = []
-    counts = Counter(item["label"] for item in items)
     if rejected:
         hint = "see `rejected` for the reason of each"
         warnings.append({"code": "rejected", "message": f"{len(rejected)} pictures were left out", "hint": hint})
@@ -173,9 +194,15 @@ def _warnings(rejected: list[dict[str, Any]], items: list[dict[str, Any]]) -> li
     return warnings
 
 
-def _summary(items: list[dict[str, Any]], kept: list[Result], size: int, report: dict[str, Any]) -> Imported:
+def _summary(
+    items: list[dict[str, Any]],
+    counts: Counter[str],
+    kept: list[Result],
+    size: int,
+    report: dict[str, Any],
+    several_labels: bool,
+) -> Imported:
     rows = sorted((item["image"], item["label"], item["split"]) for item in items)
-    counts = Counter(item["label"] for item in items)
     splits = Counter(item["split"] for item in items)
     return Imported(
         items=items,
@@ -186,6 +213,7 @@ def _summary(items: list[dict[str, Any]], kept: list[Result], size: int, report:
         facts={
             "median_side": int(median(min(one.width, one.height) for one in kept)),
             "grey": sum(one.grey for one in kept) > 0.9 * len(kept),
+            "several_labels": several_labels,
         },
         report=report,
     )

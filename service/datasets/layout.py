@@ -1,7 +1,8 @@
 """From names to labels: which entries are pictures, of which class, in which split.
 
-Understood are class/picture, split/class/picture, class/split/picture, labels.csv (path,label), each inside any number
-of wrapping folders. It reads names and labels.csv only, never a picture, and moves nothing between splits.
+Understood are class/picture, split/class/picture, class/split/picture, labels.csv (path,label, where `;` parts several
+labels), each inside any number of wrapping folders. It reads names and labels.csv only, never a picture, and moves
+nothing between splits.
 """
 
 import csv
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 from service.datasets.archive import PICTURES, Entry, is_junk
 from service.errors import InvalidValue
+from service.labels import SEPARATOR
 
 LABELS_FILE = "labels.csv"
 MIN_CLASSES, MIN_PICTURES = 2, 2
@@ -36,7 +38,7 @@ class Candidate:
 
     entry: Entry
     path: str
-    label: str
+    labels: tuple[str, ...]
     split: str | None
 
 
@@ -44,6 +46,7 @@ class Candidate:
 class Layout:
     candidates: list[Candidate]
     skipped: list[dict[str, str]]  # path, code: junk, not_a_picture, no_label
+    several_labels: bool = False  # may a picture have several labels, or none?
 
 
 def arrange(entries: Sequence[Entry], archive_reader: Callable[[Entry], bytes]) -> Layout:
@@ -55,9 +58,10 @@ def arrange(entries: Sequence[Entry], archive_reader: Callable[[Entry], bytes]) 
         )
     table = _find_table(entries, pictures)
     candidates = _from_table(table, pictures, archive_reader(table)) if table else _from_folders(pictures)
-    check_classes([candidate.label for candidate in candidates])
+    check_classes([label for candidate in candidates for label in candidate.labels])
     known = {candidate.path for candidate in candidates} | ({table.name} if table else set())
-    return Layout(candidates, [_skip(entry) for entry in entries if entry.name not in known])
+    skipped = [_skip(entry) for entry in entries if entry.name not in known]
+    return Layout(candidates, skipped, any(len(candidate.labels) != 1 for candidate in candidates))
 
 
 def check_classes(labels: Sequence[str]) -> None:
@@ -115,7 +119,7 @@ def _from_folders(pictures: Sequence[Entry]) -> list[Candidate]:
     for entry, parts in zip(pictures, paths, strict=True):
         if len(parts) >= (2 if place is None else 3):
             label, split = _label(parts, place)
-            candidates.append(Candidate(entry, entry.name, label, split))
+            candidates.append(Candidate(entry, entry.name, (label,), split))
     return candidates
 
 
@@ -162,14 +166,27 @@ def _from_table(table: Entry, pictures: Sequence[Entry], data: bytes) -> list[Ca
     by_path = {"/".join(_parts(entry)): entry for entry in pictures}
     found: dict[str, Candidate] = {}
     for number, row in _rows(data):
-        path, label, split = _fields(row, number)
+        path, labels, split = _fields(row, number)
         entry = by_path.get(unicodedata.normalize("NFC", folder + path))
         if entry is None:
             raise _invalid(number, f"names '{path[:200]}', which is no picture in the archive")
         if entry.name in found:
             raise _invalid(number, f"names '{path[:200]}' a second time")
-        found[entry.name] = Candidate(entry, entry.name, label, split)
+        found[entry.name] = Candidate(entry, entry.name, labels, split)
+    if not any(len(candidate.labels) > 1 for candidate in found.values()):
+        _check_labelled(found)
     return list(found.values())
+
+
+def _check_labelled(found: dict[str, Candidate]) -> None:
+    """Only among pictures of several labels may one have none."""
+    for path, candidate in found.items():
+        if not candidate.labels:
+            raise InvalidValue(
+                "labels_csv_invalid",
+                f"{LABELS_FILE} gives '{path[:200]}' no label.",
+                hint="Give it one, or leave its line out; no label is allowed where other pictures have several.",
+            )
 
 
 def _rows(data: bytes) -> list[tuple[int, list[str]]]:
@@ -186,20 +203,14 @@ def _rows(data: bytes) -> list[tuple[int, list[str]]]:
     return rows[1:] if titled else rows
 
 
-def _fields(row: list[str], number: int) -> tuple[str, str, str | None]:
+def _fields(row: list[str], number: int) -> tuple[str, tuple[str, ...], str | None]:
     if len(row) not in (2, 3):
         raise _invalid(number, f"has {len(row)} columns, not path,label or path,label,split")
     path, label, split = (field.strip() for field in (*row, "")[:3])
-    if ";" in label:
-        raise InvalidValue(
-            "multi_label_unsupported",
-            f"Line {number} of {LABELS_FILE} gives several labels.",
-            hint="Give each picture one label; several at once are not supported yet.",
-        )
-    if not path or not label or (split and split.casefold() not in SPLITS):
+    names = [unicodedata.normalize("NFC", name.strip()) for name in label.split(SEPARATOR)] if label else []
+    if not path or not all(names) or (split and split.casefold() not in SPLITS):
         raise _invalid(number, "has an empty path or label, or a split other than train, val and test")
-    label = unicodedata.normalize("NFC", label)
-    return path.removeprefix("./"), label, SPLITS[split.casefold()] if split else None
+    return path.removeprefix("./"), tuple(sorted(set(names))), SPLITS[split.casefold()] if split else None
 
 
 def _invalid(number: int, why: str) -> InvalidValue:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.orm import Session
 
 from service import jobs
@@ -11,6 +11,7 @@ from service.datasets import archive
 from service.db.tables import Dataset, DatasetVersion, Item, Job
 from service.errors import Conflict, InvalidValue, NotFound
 from service.ids import new_id, now
+from service.labels import SEPARATOR
 from service.settings import Settings
 
 
@@ -95,12 +96,26 @@ def reference(session: Session, version: DatasetVersion) -> str:
     return f"{session.get_one(Dataset, version.dataset_id).name}@{version.number}"
 
 
+def several_labels(version: DatasetVersion) -> bool:
+    """May a picture of the version have several labels, or none?"""
+    return bool(version.facts.get("several_labels"))
+
+
+def has_label(name: str, *, several: bool) -> ColumnElement[bool]:
+    """Of an item: is this one of its labels? By `replace`, because LIKE passes over case in some databases."""
+    if not several:
+        return Item.label == name
+    padded = SEPARATOR + Item.label + SEPARATOR
+    return func.replace(padded, f"{SEPARATOR}{name}{SEPARATOR}", "") != padded
+
+
 def facts(version: DatasetVersion) -> DatasetFacts:
     return DatasetFacts(
         train_count=version.splits.get("train", 0),
         classes=len(version.classes),
         median_side=version.facts["median_side"],
         grey=version.facts["grey"],
+        several_labels=several_labels(version),
         imbalance=max(row["count"] for row in version.classes) / min(row["count"] for row in version.classes),
     )
 

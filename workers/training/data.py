@@ -1,6 +1,7 @@
 """Packed pictures as batches. Nothing is decoded here, and no per-picture Python runs in an epoch."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,16 +12,19 @@ from workers.training.randomness import generator
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of a packed cache. `packed` is (M, S, S, 3) uint8, usually mapped from a file; `labels` (N,) int64."""
+    """Rows of a packed cache. `packed` is (M, S, S, 3) uint8, usually mapped from a file.
+
+    `labels` are (N,) int64, or (N, K) float32 of zeros and ones where a picture may have several.
+    """
 
     packed: NDArray[np.uint8]
     rows: NDArray[np.int64]  # (N,) into packed
-    labels: torch.Tensor  # (N,) int64 on the device
+    labels: torch.Tensor  # on the device
     on_device: torch.Tensor | None  # (N, 3, S, S) uint8, when the whole split fits there
     device: str
 
     @classmethod
-    def of(cls, packed: NDArray[np.uint8], rows: NDArray[np.int64], labels: NDArray[np.int64], device: str) -> "Split":
+    def of(cls, packed: NDArray[np.uint8], rows: NDArray[np.int64], labels: NDArray[Any], device: str) -> "Split":
         """Keeps the whole split on a GPU when it takes less than half of the free memory there."""
         fits = device != "cpu" and len(rows) * packed[:1].nbytes < torch.cuda.mem_get_info(device)[0] / 2
         whole = torch.from_numpy(packed[rows]).to(device).permute(0, 3, 1, 2).contiguous() if fits else None

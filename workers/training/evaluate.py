@@ -1,15 +1,17 @@
 """How good a model is, from logits and labels. It knows neither networks nor files."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.stats import binomtest
 
 from service.inference.programs import Outputs, Program, joined
 from service.inference.score import probabilities
+from workers.training import trust
+from workers.training.trust import Answers, share
 
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -29,6 +31,32 @@ def outputs_of(program: Program, packed: NDArray[np.uint8], rows: Labels, classe
     if len(rows) == 0:
         return Outputs(np.zeros((0, classes), np.float32), np.zeros(0, np.float32))
     return joined([program.outputs(packed[rows[start : start + BATCH]]) for start in range(0, len(rows), BATCH)])
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is said of a model, what it takes along to serve, and what each picture is and was told to be."""
+
+    evaluation: dict[str, Any]
+    card: dict[str, Any]
+    labels: list[str]
+    predicted: list[str]
+
+
+def judge(split: str, test: Answers, held_out: Answers, classes: list[str], images: list[str]) -> Judged:
+    """Fits on the held-out split what probabilities need, and judges on `split`; `images` are its pictures' hashes."""
+    fitted = temperature(held_out.logits, held_out.labels)
+    card: dict[str, Any] = {
+        "temperature": fitted,
+        "prediction_sets": trust.sets_kept(held_out, fitted),
+        "strangeness": trust.strangeness_kept(held_out),
+    }
+    evaluation = report(split, test.logits, test.labels, classes, fitted, images) | {
+        "prediction_sets": trust.sets_report(card["prediction_sets"], test, fitted),
+        "out_of_distribution": trust.strangeness_report(card["strangeness"], test),
+    }
+    predicted = [classes[k] for k in test.logits.argmax(1)]
+    return Judged(evaluation, card, [classes[k] for k in test.labels], predicted)
 
 
 def temperature(logits: Logits, labels: Labels) -> float:
@@ -54,7 +82,11 @@ def temperature(logits: Logits, labels: Labels) -> float:
 
 def calibration_error(chances: NDArray[np.float64], labels: Labels) -> float:
     """Expected calibration error of the top answer, in 15 bins of equal width (Naeini et al. 2015)."""
-    confidence, right = chances.max(1), chances.argmax(1) == labels
+    return binned_error(chances.max(1), chances.argmax(1) == labels)
+
+
+def binned_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    """(M,) how sure, and (M,) whether rightly: the mean gap of the two, in bins of equal width."""
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = [
         (bins == k).mean() * abs(right[bins == k].mean() - confidence[bins == k].mean())
@@ -72,12 +104,10 @@ def report(
     predicted = chances.argmax(1)
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(counts, (labels, predicted), 1)
-    correct = int(np.trace(counts))
-    interval = binomtest(correct, len(labels)).proportion_ci(method="wilson")
     return {
         "split": split,
         "n": len(labels),
-        "accuracy": {"value": correct / len(labels), "low": float(interval.low), "high": float(interval.high)},
+        "accuracy": share(predicted == labels),
         "per_class": [_class_row(counts, k, name) for k, name in enumerate(classes)],
         "confusion_matrix": {"labels": classes, "counts": counts.tolist()},
         "calibration": {

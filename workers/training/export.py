@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from service.inference.score import probabilities
+from service.inference.score import probabilities, sigmoids
 from workers.training.augment import normalise
 from workers.training.optim import head_of
 from workers.training.strangeness import MOST_PICTURES, Strangeness, features, fit
@@ -105,13 +105,13 @@ def _is_mean(read: torch.Tensor, answer: torch.Tensor) -> bool:
     return fits and torch.allclose(answer.mean((2, 3)), read, rtol=1e-4, atol=1e-6)
 
 
-def fitted(
-    classifier: Classifier, packed: NDArray[np.uint8], rows: NDArray[np.int64], labels: NDArray[np.int64]
-) -> Served:
+def fitted(classifier: Classifier, packed: NDArray[np.uint8], rows: NDArray[np.int64], labels: NDArray[Any]) -> Served:
     """The classifier with a strangeness fitted on (at most 1000 of) the training pictures `packed[rows]`.
 
-    `packed` is (M, S, S, 3) uint8 and `labels` (M,), on the CPU as the classifier is.
+    `packed` is (M, S, S, 3) uint8 and `labels` (M,), on the CPU as the classifier is. Where a picture may have several
+    labels they are (M, K), and its distance is that to the mean of all.
     """
+    owners = labels if labels.ndim == 1 else np.zeros(len(labels), dtype=np.int64)
     classifier.eval()
     chosen = rows[np.random.default_rng(0).permutation(len(rows))[:MOST_PICTURES]]
     layer, read = head_of(classifier), []
@@ -119,7 +119,7 @@ def fitted(
         batch = torch.from_numpy(packed[chosen[start : start + FIT_BATCH]]).permute(0, 3, 1, 2).contiguous()
         with torch.inference_mode():
             read.append(features(watched(classifier, batch, layer, None)[1]))
-    return Served(classifier, fit(torch.cat(read), torch.from_numpy(labels[chosen])), packed.shape[1])
+    return Served(classifier, fit(torch.cat(read), torch.from_numpy(owners[chosen])), packed.shape[1])
 
 
 def export_program(module: nn.Module, image_size: int) -> bytes:
@@ -132,11 +132,21 @@ def export_program(module: nn.Module, image_size: int) -> bytes:
     return buffer.getvalue()
 
 
-def certify(trained: NDArray[np.float32], served: NDArray[np.float32]) -> dict[str, Any]:
-    """Compares (N, K) logits of the trained network and of the program: every first place, every probability."""
-    difference = np.abs(probabilities(trained, 1.0) - probabilities(served, 1.0))
+def certify(trained: NDArray[np.float32], served: NDArray[np.float32], *, several: bool = False) -> dict[str, Any]:
+    """Compares (N, K) logits of the trained network and of the program: every answer, every probability.
+
+    The answer is the first class; with `several` labels, on which side of one half each class lies, but for those that
+    lie closer to it than the tolerance.
+    """
+    chances = sigmoids if several else probabilities
+    difference = np.abs(chances(trained, 1.0) - chances(served, 1.0))
     worst = float(difference.max()) if difference.size else 0.0
-    equal = int((trained.argmax(1) == served.argmax(1)).sum())
+    if several:
+        close = np.abs(chances(trained, 1.0) - 0.5) <= TOLERANCE
+        same = (((trained > 0) == (served > 0)) | close).all(1)
+    else:
+        same = trained.argmax(1) == served.argmax(1)
+    equal = int(same.sum())
     passed = equal == len(trained) and worst <= TOLERANCE
     return {
         "engine": "torch.export fp32",

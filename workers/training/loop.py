@@ -15,8 +15,10 @@ from torch.func import functional_call
 
 from service.errors import InvalidValue
 from service.networks import side_while_growing
+from workers.training import multilabel
 from workers.training.augment import augment, draws, mix, normalise
 from workers.training.data import Split, epoch_order
+from workers.training.losses import loss_of, plain, right
 from workers.training.optim import head_of, learning_rate
 from workers.training.precision import DTYPES
 from workers.training.randomness import seed_globally
@@ -75,21 +77,16 @@ class Run:
         self.parts = max(spec["optimizer"]["accumulate"], plan.get("parts", 1))  # a batch is taken in so many
         self.rate = spec["optimizer"]["lr"] * plan.get("rate_scale", 1.0)
         self.goal = goal
+        self.score = "val/mean_average_precision" if train.labels.ndim == 2 else "val/accuracy"
         self.until: int | None = plan.get("until")  # a reproduction of a stopped run ends where that one did
         self.revisions = dict(plan.get("replay", ()))  # of the steps in all, by step
         self.precision: str = plan["precision"]
         self.layout = torch.channels_last if plan["channels_last"] else torch.contiguous_format
-        self.weights = _class_weights(spec["loss"]["class_weights"], train.labels)
+        self.loss = loss_of(spec["loss"], train.labels)
 
     def autocast(self) -> torch.autocast:
         kind = self.device.partition(":")[0]
         return torch.autocast(kind, DTYPES.get(self.precision), enabled=self.precision != "fp32")
-
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        loss = self.spec["loss"]
-        if loss["name"] == "focal":
-            return focal(logits.float(), labels, loss["gamma"], self.weights, loss["label_smoothing"])
-        return F.cross_entropy(logits.float(), labels, self.weights, label_smoothing=loss["label_smoothing"])
 
     def learning_rate(self, step: int, total: int) -> float:
         return learning_rate(self.spec["schedule"], self.rate, step, total)
@@ -195,7 +192,7 @@ def _backward(
     if partners is not None:
         loss = share * loss + (1 - share) * run.loss(logits, labels[partners[rows]])
     state.scaler.scale(loss * (len(rows) / len(images))).backward()  # type: ignore[no-untyped-call]
-    correct = (logits.detach().argmax(1) == labels[rows]).sum()
+    correct = right(logits.detach(), labels[rows]).sum()
     return torch.stack((loss.detach().double() * len(rows), correct.double()))
 
 
@@ -230,32 +227,40 @@ def _finish_epoch(state: TrainState, run: Run, epoch: int, batches: int, speed: 
     }
     counters.epoch_loss, counters.epoch_correct = 0.0, 0
     if len(run.val):
-        metrics["val/loss"], metrics["val/accuracy"] = validate(state, run)
+        metrics |= validate(state, run)
     is_best = _judge(state, run, epoch, metrics)
     told = _progress(state, run, epoch, speed)
     return EpochResult(**asdict(told), metrics=metrics, is_best=is_best, ended_early=bool(counters.ended))
 
 
-def validate(state: TrainState, run: Run) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy on the validation split, of the averaged weights where there are any."""
+def validate(state: TrainState, run: Run) -> dict[str, float]:
+    """Mean loss and accuracy on the validation split, of the averaged weights where there are any.
+
+    With several labels a picture is right when all are, and the mean average precision says more.
+    """
     state.network.eval()
     weights = state.average if state.average is not None else dict(state.network.state_dict())
-    loss, correct = 0.0, 0
+    answers = []
     with torch.inference_mode(), run.autocast():
         for start in range(0, len(run.val), 256):
             chosen = torch.arange(start, min(start + 256, len(run.val)))
             images = normalise(run.val.images(chosen)).contiguous(memory_format=run.layout)
-            logits = functional_call(state.network, weights, (images,)).float()
-            labels = run.val.labels[chosen.to(run.device)]
-            loss += F.cross_entropy(logits, labels, reduction="sum").item()
-            correct += int((logits.argmax(1) == labels).sum())
-    return loss / len(run.val), correct / len(run.val)
+            answers.append(functional_call(state.network, weights, (images,)).float())
+    logits, labels = torch.cat(answers), run.val.labels
+    metrics = {
+        "val/loss": plain(logits, labels).item() / len(labels),
+        "val/accuracy": int(right(logits, labels).sum()) / len(labels),
+    }
+    if labels.ndim == 2:
+        found = multilabel.mean_average_precision(logits.cpu().numpy(), labels.cpu().numpy())
+        metrics["val/mean_average_precision"] = found
+    return metrics
 
 
 def _judge(state: TrainState, run: Run, epoch: int, metrics: dict[str, float]) -> bool:
-    """Is this epoch the best so far (validation accuracy, then loss)? Without validation the latest always is."""
+    """Is this epoch the best so far (what validation scores, then loss)? Without validation the latest always is."""
     counters = state.counters
-    loss, accuracy = metrics.get("val/loss", 0.0), metrics.get("val/accuracy", 0.0)
+    loss, score = metrics.get("val/loss", 0.0), metrics.get(run.score, 0.0)
     if "val/loss" not in metrics:
         counters.best_epoch = epoch
         return True
@@ -266,28 +271,9 @@ def _judge(state: TrainState, run: Run, epoch: int, metrics: dict[str, float]) -
     stopping = run.spec["early_stopping"]
     if stopping is not None and counters.epochs_since_lowest >= stopping["patience"]:
         counters.ended = "early_stopped"
-    if run.goal is not None and accuracy >= run.goal["at_least"]:
+    if run.goal is not None and metrics[f"val/{run.goal['metric']}"] >= run.goal["at_least"]:
         counters.ended = "goal_reached"
-    if (accuracy, -loss) <= (counters.best_accuracy, -counters.best_loss):
+    if (score, -loss) <= (counters.best_score, -counters.best_loss):
         return False
-    counters.best_epoch, counters.best_accuracy, counters.best_loss = epoch, accuracy, loss
+    counters.best_epoch, counters.best_score, counters.best_loss = epoch, score, loss
     return True
-
-
-def focal(
-    logits: torch.Tensor, labels: torch.Tensor, gamma: float, weights: torch.Tensor | None, smoothing: float
-) -> torch.Tensor:
-    """Cross-entropy times (1 - probability of the label) ** gamma (Lin et al. 2017); the mean over the batch."""
-    each = F.cross_entropy(logits, labels, weights, reduction="none", label_smoothing=smoothing)
-    sure = logits.softmax(1).gather(1, labels[:, None])[:, 0]
-    total = len(labels) if weights is None else weights[labels].sum()
-    return ((1 - sure) ** gamma * each).sum() / total
-
-
-def _class_weights(wanted: Any, labels: torch.Tensor) -> torch.Tensor | None:
-    if wanted is None:
-        return None
-    if wanted == "balanced":
-        counts = torch.bincount(labels).clamp_min(1).float()
-        return counts.sum() / (len(counts) * counts)
-    return torch.tensor(wanted, dtype=torch.float32, device=labels.device)

@@ -27,7 +27,7 @@ class Counters:
     epoch_loss: float = 0.0  # sums over the pictures of the epoch under way
     epoch_correct: int = 0
     best_epoch: int = 0
-    best_accuracy: float = -1.0
+    best_score: float = -1.0  # of validation: see loop.Run.score
     best_loss: float = float("inf")
     lowest_loss: float = float("inf")  # of validation, for early stopping
     epochs_since_lowest: int = 0

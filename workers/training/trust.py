@@ -21,29 +21,30 @@ class Answers:
 
     logits: NDArray[np.float32]  # (N, K)
     strangeness: NDArray[np.float32]  # (N,)
-    labels: NDArray[np.int64]  # (N,)
+    labels: NDArray[Any]  # (N,) class numbers, or (N, K) zeros and ones
 
 
-def fitted(held_out: Answers, temperature: float) -> dict[str, Any]:
-    """The part of the card that serving needs. The held-out split also chose epoch and temperature: a few numbers,
-    which bends its exchangeability with new pictures a little; the evaluation shows by how much."""
-    scores = conformal.of_labels(probabilities(held_out.logits, temperature), held_out.labels)
-    return {
-        "prediction_sets": conformal.keep(scores),
-        "strangeness": conformal.keep(held_out.strangeness.astype(np.float64)),
-    }
+def sets_kept(held_out: Answers, temperature: float) -> conformal.Kept:
+    """What a card keeps for prediction sets. The held-out split also chose epoch and temperature: a few numbers, which
+    bends its exchangeability with new pictures a little; the evaluation shows by how much."""
+    return conformal.keep(conformal.of_labels(probabilities(held_out.logits, temperature), held_out.labels))
 
 
-def report(card: dict[str, Any], test: Answers, temperature: float) -> dict[str, Any]:
-    """For the evaluation: stated against empirical, each with its 95 % interval (Wilson)."""
+def strangeness_kept(held_out: Answers) -> conformal.Kept:
+    """What a card keeps for p-values."""
+    return conformal.keep(held_out.strangeness.astype(np.float64))
+
+
+def sets_report(kept: conformal.Kept, test: Answers, temperature: float) -> list[dict[str, Any]]:
+    """Stated against empirical coverage, with its 95 % interval (Wilson)."""
     chances = probabilities(test.logits, temperature)
-    p_values = conformal.p_values(card["strangeness"], test.strangeness.astype(np.float64))
-    return {
-        "prediction_sets": [_sets_row(card["prediction_sets"], chances, test.labels, asked) for asked in COVERAGES],
-        "out_of_distribution": [
-            {"false_alarm": stated, "empirical": _share(p_values <= stated)} for stated in FALSE_ALARMS
-        ],
-    }
+    return [_sets_row(kept, chances, test.labels, asked) for asked in COVERAGES]
+
+
+def strangeness_report(kept: conformal.Kept, test: Answers) -> list[dict[str, Any]]:
+    """Stated against empirical false alarms, likewise."""
+    p_values = conformal.p_values(kept, test.strangeness.astype(np.float64))
+    return [{"false_alarm": stated, "empirical": share(p_values <= stated)} for stated in FALSE_ALARMS]
 
 
 def _sets_row(
@@ -51,9 +52,10 @@ def _sets_row(
 ) -> dict[str, Any]:
     named = conformal.sets(chances, conformal.threshold(kept, asked))
     covered = named[np.arange(len(labels)), labels]
-    return {"coverage": asked, "empirical": _share(covered), "mean_size": float(named.sum(1).mean())}
+    return {"coverage": asked, "empirical": share(covered), "mean_size": float(named.sum(1).mean())}
 
 
-def _share(hits: NDArray[np.bool_]) -> dict[str, float]:
+def share(hits: NDArray[np.bool_]) -> dict[str, float]:
+    """The share of (N,) hits with its 95 % interval (Wilson)."""
     interval = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
     return {"value": float(hits.mean()), "low": float(interval.low), "high": float(interval.high)}
