@@ -175,5 +175,13 @@ def find_version(session: Session, ref: str) -> tuple[Model, ModelVersion]:
     return model, version
 
 
+def alias_in(ref: str) -> str | None:
+    """The alias by which a reference finds its version, if it is set: `production` for a bare name."""
+    _, at, alias = ref.partition("@")
+    if at:
+        return alias
+    return None if ":" in ref else aliases.PRODUCTION
+
+
 def _number(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1

@@ -131,7 +131,10 @@ class Fovea:
         return self.get(f"/v1/models/{ref}/evaluation")
 
     def classify(self, ref: str, *pictures: Path | bytes, top_k: int = 5, **more: Any) -> Json:
-        """One picture goes as the raw body, several as multipart parts. More: `coverage`, `false_alarm`, `explain`."""
+        """One picture goes as the raw body, several as multipart parts.
+
+        More: `coverage`, `false_alarm`, `explain`, `store`.
+        """
         named = [("picture", one) if isinstance(one, bytes) else (one.name, one.read_bytes()) for one in pictures]
         path, params = f"/v1/models/{ref}/classify", {"top_k": top_k, **more}
         if len(named) == 1:
@@ -167,8 +170,35 @@ class Fovea:
         """Newest first; with `at` (RFC 3339), only the move in force at that time."""
         return list(self.rows(f"/v1/models/{model}/aliases/{alias}/history", **({"at": at} if at else {})))
 
+    def set_shadow(self, model: str, alias: str, version: int, share: float) -> Json:
+        """Lets the version see this share of what the alias is asked, without answering."""
+        path, body = f"/v1/models/{model}/aliases/{alias}/shadow", {"version": version, "share": share}
+        answer: Json = self._ask("PUT", path, json=body).json()
+        return answer
+
+    def shadow(self, model: str, alias: str) -> Json:
+        return self.get(f"/v1/models/{model}/aliases/{alias}/shadow")
+
     def compare(self, a: str, b: str) -> Json:
         return self.get("/v1/models/compare", a=a, b=b)
+
+    # --- kept predictions --------------------------------------------------------------------------------------------
+
+    def replay(self, prediction: str) -> Json:
+        found: Json = self._ask("POST", f"/v1/predictions/{prediction}:replay").json()
+        return found
+
+    def label(self, prediction: str, label: str | None, index: int | None = None) -> Json:
+        """What the picture shows; None takes it back. `index` where the prediction has several."""
+        body = {"label": label, "index": index}
+        labelled: Json = self._ask("POST", f"/v1/predictions/{prediction}/label", json=body).json()
+        return labelled
+
+    def grow(self, dataset: str, **wanted: Any) -> Json:
+        """The dataset's next version; `wanted` may be `take`, `mode`, `model` and `max_probability`."""
+        path = f"/v1/datasets/{dataset}/versions:from_predictions"
+        made: Json = self._ask("POST", path, json=wanted, headers=_once()).json()
+        return made
 
     # --- keys --------------------------------------------------------------------------------------------------------
 

@@ -73,6 +73,21 @@ def decode(data: bytes, size: int | None, *, max_pixels: int) -> Decoded:
         raise _named(error, data) from error
 
 
+def from_pixels(pixels: Pixels, size: int, *, max_pixels: int) -> Decoded:
+    """(height, width, 3) RGB, squeezed as a lossless file of these pixels would be."""
+    height, width = pixels.shape[:2]
+    _check_pixels(width, height, max_pixels)
+    squeezed = _squeeze(Image.fromarray(pixels), size)
+    return Decoded(squeezed, width, height, "pixels", _is_grey(squeezed))
+
+
+def from_any(picture: bytes | Pixels, size: int, *, max_pixels: int) -> Decoded:
+    """An encoded picture, or (height, width, 3) pixels."""
+    if isinstance(picture, bytes):
+        return decode(picture, size, max_pixels=max_pixels)
+    return from_pixels(picture, size, max_pixels=max_pixels)
+
+
 def _decode(data: bytes, size: int | None, max_pixels: int) -> Decoded:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
@@ -85,13 +100,17 @@ def _decode(data: bytes, size: int | None, max_pixels: int) -> Decoded:
         rgb = _to_rgb(image)
         if turn in _TURN:
             rgb = rgb.transpose(_TURN[turn])
-        if size is not None and rgb.size != (size, size):
-            rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
         if turn >= 5:
             width, height = height, width
         name = "JPEG" if image.format == "MPO" else str(image.format)
-    pixels = np.array(rgb, dtype=np.uint8, order="C")
+        pixels = _squeeze(rgb, size)
     return Decoded(pixels, width, height, name, _is_grey(pixels))
+
+
+def _squeeze(rgb: Image.Image, size: int | None) -> Pixels:
+    if size is not None and rgb.size != (size, size):
+        rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
+    return np.array(rgb, dtype=np.uint8, order="C")
 
 
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:
@@ -182,7 +201,7 @@ _SPECIAL: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def _named(error: Exception, data: bytes) -> ServiceError:
-    kind = _signature(data)
+    kind = signature(data)
     if kind is None:
         return UnsupportedMediaType(
             "not_a_picture",
@@ -202,7 +221,8 @@ def _named(error: Exception, data: bytes) -> ServiceError:
     )
 
 
-def _signature(data: bytes) -> str | None:
+def signature(data: bytes) -> str | None:
+    """The format that the first bytes promise, as Pillow names it."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     return next((kind for start, kind in _SIGNATURES.items() if data.startswith(start)), None)

@@ -31,6 +31,7 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(50_000_000, gt=0, description="largest picture, in pixels")
     max_classify_images: int = Field(256, gt=0, description="most pictures in one classify request")
     max_classify_bytes: int = Field(256 * MiB, gt=0, description="largest body of one classify request")
+    max_infer_json_bytes: int = Field(16 * MiB, gt=0, description="largest JSON part of one request to /v2")
     max_body_bytes: int = Field(1 * MiB, gt=0, description="largest JSON body other than classify's")
     max_training_memory_bytes: int | None = Field(
         None, gt=0, description="most memory a network may need; default 80 %"
@@ -41,6 +42,9 @@ class Settings(BaseSettings):
     decode_memory_bytes: int = Field(2 * GiB, gt=0, description="address space a picture decoder may add to its own")
     decode_timeout_seconds: float = Field(20.0, gt=0, description="longest time one picture may take to decode")
     decode_processes: int = Field(0, ge=0, description="picture decoders of one import; 0 is one per core")
+
+    max_predictions: int = Field(100_000, gt=0, description="most pictures kept by ?store=true; oldest unlabelled go")
+    max_prediction_bytes: int = Field(20 * GiB, gt=0, description="most bytes of pictures kept by ?store=true")
 
     lease_seconds: float = Field(30.0, gt=0, description="a worker silent for this long has lost its job")
     poll_seconds: float = Field(0.5, gt=0, description="how often a worker looks for work and requests")
@@ -86,6 +90,11 @@ class Settings(BaseSettings):
     def archives(self) -> Path:
         """Uploaded archives, named by their SHA-256."""
         return self.data / "archives"
+
+    @property
+    def predictions(self) -> Path:
+        """Pictures of kept predictions, named by their SHA-256."""
+        return self.data / "predictions"
 
     @property
     def cache(self) -> Path:

@@ -1,5 +1,6 @@
 """Several labels at once, from labels.csv to the answer of classify."""
 
+import base64
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 import torch
 
 from service.inference.score import sigmoids
-from tests.conftest import Fovea, make_zip, png
+from tests.conftest import Fovea, colours_zip, make_zip, png
+from tests.test_errors import check
 from workers.training import multilabel
 from workers.training.losses import class_weights, loss_of, right
 from workers.training.trust import Answers
@@ -168,3 +170,34 @@ def test_the_loss_of_several_labels_is_that_of_torch() -> None:
     wanted = torch.nn.BCEWithLogitsLoss(pos_weight=weights)(logits, labels)
     assert torch.equal(loss_of(spec, labels)(logits, labels), wanted)
     assert right(torch.tensor([[1.0, -1.0]]), torch.tensor([[1.0, 0.0]])).tolist() == [True]
+
+
+def test_other_protocols_and_kept_predictions_know_several_labels(trained: tuple[Fovea, dict, dict]) -> None:
+    fovea, _, _ = trained
+    pictures = [lights("red", "blue", seed=7001), lights(seed=7002)]
+    files = [("file", ("a.png", picture)) for picture in pictures]
+    answer = fovea.http.post(f"{CLASSIFY}?store=true", files=files).json()
+    data = [base64.b64encode(picture).decode() for picture in pictures]
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [2], "data": data}
+    outputs = fovea.http.post("/v2/models/lights/infer", json={"inputs": [tensor]}).json()["outputs"]
+    assert outputs[0]["data"] == [";".join(sorted(one["labels"])) for one in answer["results"]]
+    url = f"/v1/predictions/{answer['id']}"
+    assert fovea.http.post(f"{url}:replay").json()["equal"]
+
+    for index, labels in enumerate((["red", "blue"], [])):
+        assert fovea.http.post(f"{url}/label", json={"labels": labels, "index": index}).status_code == 200
+    check(fovea.http.post(f"{url}/label", json={"label": "red", "labels": [], "index": 0}), 422, "invalid_value")
+    assert [one["truth"] for one in fovea.http.get(url).json()["results"]] == ["blue;red", ""]
+    fovea.dataset(colours_zip(3), "plain")
+    grow = "versions:from_predictions"
+    check(fovea.http.post(f"/v1/datasets/plain/{grow}", json={"model": "lights"}), 409, "several_labels")
+    made = fovea.http.post(f"/v1/datasets/lights/{grow}", json={"model": "lights"}).json()
+    assert fovea.wait(made["job"]["id"])["status"] == "succeeded"
+
+    def labels_of(number: int) -> dict[str, tuple[str, str]]:
+        rows = fovea.http.get(f"/v1/datasets/lights/versions/{number}/items?limit=1000").json()["data"]
+        return {row["image"]: (row["label"], row["split"]) for row in rows}
+
+    old, new = labels_of(1), labels_of(2)
+    assert {image: new[image] for image in old} == old
+    assert sorted(new[image] for image in new.keys() - old.keys()) == [("", "train"), ("blue;red", "train")]

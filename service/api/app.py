@@ -13,9 +13,23 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import service
-from service import artifacts, keys
-from service.api import classify, datasets, health, jobs, models, problems, registry, web
+from service import artifacts, keys, predictions
+from service.api import (
+    classify,
+    datasets,
+    growth,
+    health,
+    inference_protocol,
+    jobs,
+    models,
+    problems,
+    registry,
+    shadows,
+    torchserve,
+    web,
+)
 from service.api import keys as key_routes
+from service.api import predictions as prediction_routes
 from service.api import session as session_routes
 from service.api.examples import PROBLEMS
 from service.db import Database
@@ -24,6 +38,7 @@ from service.db.tables import DatasetVersion
 from service.errors import PayloadTooLarge
 from service.ids import new_id
 from service.inference.engine import Engine
+from service.mirror import Mirror
 from service.settings import Settings
 
 DESCRIPTION = "Upload labelled pictures, train a network, classify. Errors are `application/problem+json`."
@@ -36,7 +51,9 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         prepare(app.state.database, settings)
         app.state.engine = Engine(settings)
+        app.state.mirror = Mirror(settings, app.state.database, app.state.engine)
         yield
+        app.state.mirror.close()
         app.state.engine.close()
         app.state.database.dispose()
 
@@ -45,7 +62,20 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.database = Database(settings.database)
-    for module in (health, datasets, jobs, classify, registry, models, key_routes, session_routes):
+    mine = (
+        health,
+        datasets,
+        growth,
+        jobs,
+        classify,
+        prediction_routes,
+        registry,
+        shadows,
+        models,
+        key_routes,
+        session_routes,
+    )
+    for module in (*mine, inference_protocol, torchserve):
         app.include_router(module.router, responses=PROBLEMS)
     app.include_router(web.router())
     problems.install(app)
@@ -61,6 +91,7 @@ def prepare(database: Database, settings: Settings) -> None:
     with database.write() as session:
         artifacts.sweep(session)
         kept = set(session.scalars(select(DatasetVersion.archive_sha256)))
+    predictions.sweep(database, settings)
     for path in settings.archives.glob("*/*.zip"):
         if path.stem not in kept:
             path.unlink(missing_ok=True)
@@ -121,5 +152,5 @@ class Edge:
 
 def _streams(scope: Scope) -> bool:
     path = scope["path"]
-    streams: bool = path == "/v1/datasets" or path.endswith(("/classify", "/versions"))
-    return streams
+    named = path == "/v1/datasets" or path.startswith("/predictions/")
+    return bool(named or path.endswith(("/classify", "/versions", "/infer")))

@@ -169,17 +169,16 @@ class Once:
 
     def do(self, session: Session, body_sha256: str, make: Callable[[], Answer]) -> Answer:
         """The stored answer, or `make()`, stored in the same transaction as what it created."""
-        if self.key is None:
-            return make()
-        wanted = hashlib.sha256(f"{self.request}\n{body_sha256}".encode()).hexdigest()
-        if stored := session.get(IdempotentAnswer, (self.owner, self.key)):
-            return _repeat(stored, wanted)
+        if stored := self.stored(session, body_sha256):
+            return stored
         answer = make()
+        if self.key is None:
+            return answer
         session.add(
             IdempotentAnswer(
                 owner=self.owner,
                 key=self.key,
-                request_sha256=wanted,
+                request_sha256=self._sha256(body_sha256),
                 status=answer.status,
                 body=answer.body,
                 headers=answer.headers,
@@ -187,6 +186,14 @@ class Once:
             )
         )
         return answer
+
+    def stored(self, session: Session, body_sha256: str) -> Answer | None:
+        """What this request was answered before. Raises InvalidValue when its key was used for another."""
+        found = session.get(IdempotentAnswer, (self.owner, self.key)) if self.key is not None else None
+        return _repeat(found, self._sha256(body_sha256)) if found else None
+
+    def _sha256(self, body_sha256: str) -> str:
+        return hashlib.sha256(f"{self.request}\n{body_sha256}".encode()).hexdigest()
 
 
 def _repeat(stored: IdempotentAnswer, wanted: str) -> Answer:

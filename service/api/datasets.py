@@ -1,9 +1,6 @@
 """`/v1/datasets`: upload archives of labelled pictures, and look at what became of them."""
 
 import hashlib
-import os
-from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -13,19 +10,18 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from service.api import shapes
-from service.api.bodies import Received, archive, media_type
+from service.api import importing, shapes
+from service.api.bodies import Received, media_type
 from service.api.context import Answer, DatabaseDep, Once, OnceDep, Reading, SettingsDep, require
 from service.api.examples import DATASET, ITEM, PUSHED, VERSION, answers, listed
 from service.api.paging import PageDep
+from service.api.pictures import attachment
 from service.api.problems import from_validation
 from service.datasets import versions
-from service.datasets.importer import read_layout
 from service.db import Database
 from service.db.tables import Dataset, DatasetVersion, Item
 from service.errors import BadRequest, NotFound
 from service.layers import Strict
-from service.settings import Settings
 from service.spec import Name
 from service.thumbnails import SIDE, thumbnail
 
@@ -44,9 +40,6 @@ ZIP_BODY: dict[str, Any] = {
         },
     }
 }
-
-
-Make = Callable[[Session, Received], Answer]
 
 
 class NewDataset(Strict):
@@ -68,9 +61,9 @@ async def create(
         raise BadRequest("name_missing", "the dataset needs a name", hint="add ?name=flowers", param="name")
 
     def make(session: Session, received: Received) -> Answer:
-        return _add_version(session, versions.create_dataset(session, name), received, settings)
+        return importing.add_version(session, versions.create_dataset(session, name), received, settings)
 
-    return await _import(request, settings, db, once, make)
+    return await importing.upload(request, settings, db, once, make)
 
 
 @router.post(
@@ -91,43 +84,9 @@ async def add_version(
     """The dataset's next version, made of the zip in the body."""
 
     def make(session: Session, received: Received) -> Answer:
-        return _add_version(session, versions.find_dataset(session, dataset), received, settings)
+        return importing.add_version(session, versions.find_dataset(session, dataset), received, settings)
 
-    return await _import(request, settings, db, once, make)
-
-
-async def _import(request: Request, settings: Settings, db: Database, once: Once, make: Make) -> JSONResponse:
-    received = await archive(request, settings)
-    try:
-        return await run_in_threadpool(_commit, received, settings, db, once, make)
-    finally:
-        received.path.unlink(missing_ok=True)
-
-
-def _commit(received: Received, settings: Settings, db: Database, once: Once, make: Make) -> JSONResponse:
-    read_layout(received.path, settings)  # refuses an unusable archive before anything is created
-    with db.write() as session:
-        answer: Answer = once.do(session, received.sha256, lambda: make(session, received))
-    return answer.response()
-
-
-def _add_version(session: Session, dataset: Dataset, received: Received, settings: Settings) -> Answer:
-    version, job = versions.add_version(session, dataset, received.sha256, received.bytes)
-    _keep(received, versions.archive_path(settings, received.sha256))
-    body = {"id": dataset.id, "name": dataset.name, "version": version.number, "job": shapes.job(job)}
-    return Answer(202, body, {"Location": f"/v1/jobs/{job.id}"})
-
-
-def _keep(received: Received, target: Path) -> None:
-    """Puts the fsynced upload in its place, durably, before the row that names it is committed."""
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    received.path.rename(target)
-    for folder in (target.parent, target.parent.parent):
-        descriptor = os.open(folder, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+    return await importing.upload(request, settings, db, once, make)
 
 
 def _create_empty(db: Database, once: Once, body: bytes) -> JSONResponse:
@@ -204,16 +163,11 @@ def items(
     return page.read(session, query, Item.ordinal, lambda row: shapes.item(row, several_labels=several))
 
 
-TYPES = {b"\xff\xd8": "image/jpeg", b"\x89P": "image/png", b"RI": "image/webp", b"GI": "image/gif", b"BM": "image/bmp"}
-
-
 @router.get("/{dataset}/versions/{number}/items/{image}", response_class=Response)
 def picture(dataset: str, number: int, image: str, session: Reading, settings: SettingsDep) -> Response:
     """The picture as it was uploaded, as an attachment that no browser runs."""
     version = _version(session, dataset, number)
-    data = versions.picture_bytes(settings, version, _item(session, version, image))
-    kind = TYPES.get(data[:2], "image/tiff")
-    return Response(data, media_type=kind, headers={"Content-Disposition": "attachment"})
+    return attachment(versions.picture_bytes(settings, version, _item(session, version, image)))
 
 
 @router.get("/{dataset}/versions/{number}/items/{image}/thumbnail", response_class=Response)

@@ -263,7 +263,7 @@ COMPARISON = {
     "p_worse": 0.875,
     "changed": [{"image": "5e88…", "label": "tulip", "a": "tulip", "b": "rose", "change": "right_to_wrong"}],
 }
-CLASSIFIED = {
+CLASSIFIED: dict[str, Any] = {
     "id": "pred_06b2c9a1",
     "model": {"name": "flowers", "version": 1, "weights_sha256": "c0ffee…"},
     "results": [
@@ -282,6 +282,70 @@ CLASSIFIED = {
     ],
     "timing_ms": {"decode": 0.4, "queue": 0.1, "model": 3.9, "total": 4.6},
 }
+PREDICTION = {
+    "object": "prediction",
+    "id": "pred_06b2c9a1",
+    "model": CLASSIFIED["model"],
+    "ref": "flowers@production",
+    "parameters": {"top_k": 5, "coverage": 0.95, "false_alarm": 0.05},
+    "results": [{**CLASSIFIED["results"][0], "image": "5e88…", "truth": "rose", "labelled_at": TIME}],
+    "by": "key_06b2c9a1",
+    "created_at": TIME,
+}
+REPLAY = {
+    "object": "replay",
+    "prediction": "pred_06b2c9a1",
+    "model": CLASSIFIED["model"],
+    "equal": False,
+    "differences": [{"index": 0, "field": "probability", "before": 0.97, "after": 0.970001}],
+    "results": CLASSIFIED["results"],
+}
+LABELLED = {"label": "rose", "index": 0}
+GROWN = {**PUSHED, "version": 2, "added": 12}
+SHADOW = {
+    "object": "shadow",
+    "model": "flowers",
+    "alias": "production",
+    "version": 4,
+    "against": 3,
+    "share": 0.1,
+    "active": True,
+    "n": 1200,
+    "agreed": 1164,
+    "disagreement": {"value": 0.03, "low": 0.0217, "high": 0.0412},
+    "disagreements": [{"label": "rose", "candidate": "tulip", "count": 21}],
+    "mean_absolute_difference": 0.041,
+    "dropped": 12,
+    "failed": 0,
+    "by": "key_06b2c9a1",
+    "started_at": TIME,
+}
+SERVER_METADATA = {"name": "fovea", "version": "0.1.0", "extensions": ["binary_tensor_data"]}
+MODEL_METADATA = {
+    "name": "flowers",
+    "versions": ["1", "2"],
+    "platform": "pytorch_export",
+    "inputs": [{"name": "image", "datatype": "BYTES", "shape": [-1]}],
+    "outputs": [
+        {"name": "labels", "datatype": "BYTES", "shape": [-1]},
+        {"name": "probabilities", "datatype": "FP32", "shape": [-1, 2]},
+        {"name": "p_values", "datatype": "FP32", "shape": [-1]},
+    ],
+    "classes": ["rose", "tulip"],
+}
+INFERENCE_REQUEST = {
+    "id": "42",
+    "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["iVBORw0KGgo…"]}],
+    "outputs": [{"name": "labels"}],
+}
+INFERENCE = {
+    "model_name": "flowers",
+    "model_version": "1",
+    "id": "42",
+    "parameters": {"weights_sha256": "c0ffee…"},
+    "outputs": [{"name": "labels", "datatype": "BYTES", "shape": [1], "data": ["rose"]}],
+}
+TORCHSERVE = {"rose": 0.97, "tulip": 0.03}
 API_KEY = {
     "object": "api_key",
     "id": "key_06b2c9a1",

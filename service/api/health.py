@@ -1,19 +1,17 @@
 """Is it alive, is it ready, how is it doing. `/livez` depends on nothing."""
 
-import shutil
 from typing import Any
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 
 import service
+from service import readiness
 from service.api.context import DatabaseDep, Reading, SettingsDep, require
 from service.api.examples import INFO, READY, answers
-from service.db import Database
 from service.db.tables import Job, ModelVersion
-from service.settings import Settings
 
 router = APIRouter(tags=["health"])
 
@@ -26,8 +24,8 @@ async def livez() -> str:
 @router.get("/readyz", responses=answers(READY))
 def readyz(db: DatabaseDep, settings: SettingsDep) -> JSONResponse:
     """200 when requests can be served, else 503 naming what is not ready."""
-    checks = {"database": _database_ready(db), "disk": _disk_ready(settings)}
-    ready = all(state == "ok" for state in checks.values())
+    checks = readiness.checks(db, settings)
+    ready = readiness.is_ready(checks)
     return JSONResponse({"ready": ready, "checks": checks}, 200 if ready else 503)
 
 
@@ -56,6 +54,7 @@ def info(settings: SettingsDep, db: DatabaseDep) -> dict[str, Any]:
         "max_image_pixels",
         "max_classify_images",
         "max_classify_bytes",
+        "max_infer_json_bytes",
     )
     return {
         "version": service.__version__,
@@ -63,17 +62,3 @@ def info(settings: SettingsDep, db: DatabaseDep) -> dict[str, Any]:
         "device": settings.device,
         "limits": {name: getattr(settings, name) for name in names},
     }
-
-
-def _database_ready(db: Database) -> str:
-    try:
-        with db.read() as session:
-            session.execute(text("SELECT 1 FROM alembic_version"))
-    except Exception as error:  # noqa: BLE001 - whatever is wrong, the answer is "not ready", with the kind
-        return f"unreachable: {type(error).__name__}"
-    return "ok"
-
-
-def _disk_ready(settings: Settings) -> str:
-    free = shutil.disk_usage(settings.data).free
-    return "ok" if free >= settings.disk_reserve_bytes else f"only {free} bytes free"

@@ -46,6 +46,8 @@ def problem(error: ServiceError, request_id: str) -> JSONResponse:
 
 
 def _respond(request: Request, error: ServiceError) -> JSONResponse:
+    if f"{request.url.path}/".startswith("/v2/"):
+        error.more = {**error.more, "error": error.detail}  # where the Open Inference Protocol has the message
     return problem(error, getattr(request.state, "request_id", ""))
 
 

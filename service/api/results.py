@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from service.errors import InvalidValue
 from service.inference import conformal
 from service.inference.explain import heat_map
-from service.inference.score import probabilities, ranked, sigmoids
+from service.inference.score import chances, ranked, several
 
 Json = dict[str, Any]
 
@@ -37,6 +37,10 @@ class Wanted:
         self.false_alarm = false_alarm
         self.explain = explain
 
+    def kept(self) -> Json:
+        """What makes the same answer again; an explanation is not kept."""
+        return {"top_k": self.top_k, "coverage": self.coverage, "false_alarm": self.false_alarm}
+
 
 WantedDep = Annotated[Wanted, Depends()]
 
@@ -55,11 +59,11 @@ BLANK: Json = {
 def check(card: Json, wanted: Wanted) -> None:
     """Raises InvalidValue (422) for what this model version cannot answer."""
     if wanted.coverage is not None and "prediction_sets" not in card:
-        several = "gives any number of labels" if _several(card) else "was trained before prediction sets were kept"
+        why = "gives any number of labels" if several(card) else "was trained before prediction sets were kept"
         raise InvalidValue(
             "coverage_unsupported",
-            f"this model version {several}",
-            hint="leave ?coverage out" if _several(card) else "train it again, or leave ?coverage out",
+            f"this model version {why}",
+            hint="leave ?coverage out" if several(card) else "train it again, or leave ?coverage out",
             param="coverage",
         )
     if wanted.explain is not None and not card.get("maps"):
@@ -71,18 +75,22 @@ def check(card: Json, wanted: Wanted) -> None:
         )
 
 
+def p_values_of(outputs: Any, card: Json) -> NDArray[np.float64] | None:
+    """(N,) how often a picture like the training's looks as strange; None where the program or card cannot tell."""
+    if outputs.strangeness is None or "strangeness" not in card:
+        return None
+    return conformal.p_values(card["strangeness"], outputs.strangeness.astype(np.float64))
+
+
 def shape(outputs: Any, card: Json, wanted: Wanted) -> list[Json]:
     """One result per row of a program's `Outputs`, without filename and error."""
-    if _several(card):
-        chances = sigmoids(outputs.logits, card["temperature"])
-        rows = [_all_named(row, card, wanted.top_k) for row in chances]
-    else:
-        chances = probabilities(outputs.logits, card["temperature"])
-        rows = [_named(row, card["classes"], wanted.top_k) for row in chances]
+    found = chances(outputs.logits, card)
+    name = _all_named if several(card) else _named
+    rows = [name(row, card, wanted.top_k) for row in found]
     if wanted.coverage is not None:
-        _add_sets(rows, chances, card, wanted.coverage)
-    if outputs.strangeness is not None and "strangeness" in card:
-        p_values = conformal.p_values(card["strangeness"], outputs.strangeness.astype(np.float64))
+        _add_sets(rows, found, card, wanted.coverage)
+    p_values = p_values_of(outputs, card)
+    if p_values is not None:
         for row, p_value in zip(rows, p_values.tolist(), strict=True):
             row["ood"] = {"p_value": round(p_value, 6)}
             row["decision"] = "abstain" if p_value <= wanted.false_alarm else "accept"
@@ -93,13 +101,9 @@ def shape(outputs: Any, card: Json, wanted: Wanted) -> list[Json]:
     return rows
 
 
-def _named(row: NDArray[np.float64], classes: list[str], top_k: int) -> Json:
-    best = ranked(row, classes, top_k)
+def _named(row: NDArray[np.float64], card: Json, top_k: int) -> Json:
+    best = ranked(row, card["classes"], top_k)
     return {**BLANK, **best[0], "labels": [best[0]["label"]], "predictions": best}
-
-
-def _several(card: Json) -> bool:
-    return card.get("task") == "multi_label"
 
 
 def _all_named(row: NDArray[np.float64], card: Json, top_k: int) -> Json:

@@ -2,9 +2,22 @@
 
 from typing import Any
 
-from service import aliases
+from service import aliases, shadows
 from service.datasets import versions
-from service.db.tables import AliasMove, ApiKey, Dataset, DatasetVersion, Event, Item, Job, Model, ModelVersion
+from service.db.tables import (
+    AliasMove,
+    ApiKey,
+    Dataset,
+    DatasetVersion,
+    Event,
+    Item,
+    Job,
+    Model,
+    ModelVersion,
+    Prediction,
+    PredictionItem,
+    Shadow,
+)
 from service.ids import rfc3339
 from service.jobs import TERMINAL
 from service.labels import separate
@@ -133,6 +146,45 @@ def alias_move(row: AliasMove) -> dict[str, Any]:
         "action": row.action,
         "by": row.by,
         "time": rfc3339(row.time),
+    }
+
+
+def prediction(model_row: Model, version: ModelVersion, row: Prediction, items: list[PredictionItem]) -> dict[str, Any]:
+    kept = [
+        {**one.result, "image": one.image, "truth": one.truth, "labelled_at": rfc3339(one.labelled_at)} for one in items
+    ]
+    return {
+        "object": "prediction",
+        "id": row.id,
+        "model": model_block(model_row, version),
+        "ref": row.ref,
+        "parameters": row.parameters,
+        "results": kept,
+        "by": row.by,
+        "created_at": rfc3339(row.created_at),
+    }
+
+
+def shadow(model_name: str, row: Shadow, versions: dict[str, int], active: bool, differ: list[Any]) -> dict[str, Any]:
+    """`versions` are the numbers of candidate and alias's version, by id."""
+    low, high = shadows.wilson(row.n - row.agreed, row.n)
+    return {
+        "object": "shadow",
+        "model": model_name,
+        "alias": row.alias,
+        "version": versions[row.candidate_id],
+        "against": versions[row.against_id],
+        "share": row.share,
+        "active": active,
+        "n": row.n,
+        "agreed": row.agreed,
+        "disagreement": {"value": (row.n - row.agreed) / row.n if row.n else None, "low": low, "high": high},
+        "disagreements": [{"label": one.label, "candidate": one.candidate, "count": one.count} for one in differ],
+        "mean_absolute_difference": row.difference / row.n if row.n else None,
+        "dropped": row.dropped,
+        "failed": row.failed,
+        "by": row.by,
+        "started_at": rfc3339(row.created_at),
     }
 
 

@@ -9,6 +9,7 @@ from service.cli.datasets import datasets
 from service.cli.jobs import jobs, search, train
 from service.cli.keys import keys
 from service.cli.models import classify, models
+from service.cli.predictions import predictions
 from service.client import FoveaError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train and serve image classifiers on your machine.")
@@ -17,7 +18,8 @@ for command in (running.up, running.serve, running.work, running.link, running.d
 app.command()(train)
 app.command()(search)
 app.command()(classify)
-for name, group in (("datasets", datasets), ("jobs", jobs), ("models", models), ("keys", keys)):
+groups = {"datasets": datasets, "jobs": jobs, "models": models, "predictions": predictions, "keys": keys}
+for name, group in groups.items():
     app.add_typer(group, name=name)
 
 

@@ -16,11 +16,13 @@ def classify(
     files: list[Path],
     top_k: int = 3,
     coverage: Annotated[float | None, typer.Option(help="also name the set that is right this often")] = None,
+    store: Annotated[bool, typer.Option("--store", help="keep pictures and answer: fovea predictions")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Name what is in pictures."""
+    more = {**({"coverage": coverage} if coverage else {}), **({"store": True} if store else {})}
     with connect() as fovea:
-        answer = fovea.classify(ref, *files, top_k=top_k, **({"coverage": coverage} if coverage else {}))
+        answer = fovea.classify(ref, *files, top_k=top_k, **more)
     if as_json:
         show(answer, as_json=True)
         return
@@ -89,3 +91,25 @@ def compare(a: str, b: str, as_json: AsJson = False) -> None:
         f"{gap['value']:+.4f} (95 % between {gap['low']:+.4f} and {gap['high']:+.4f}), p = {found['p_value']:.3g}"
     )
     show(found["changed"], False, ("change", "label", "a", "b", "image"))
+
+
+@models.command("shadow")
+def shadow(
+    model: str,
+    alias: str,
+    version: Annotated[int | None, typer.Argument(help="the candidate; left out, how the present one does")] = None,
+    share: Annotated[float, typer.Option(help="of the requests that the candidate sees too")] = 0.1,
+    as_json: AsJson = False,
+) -> None:
+    """Let a candidate see what an alias is asked, without answering, and how often it would answer otherwise."""
+    with connect() as fovea:
+        found = fovea.shadow(model, alias) if version is None else fovea.set_shadow(model, alias, version, share)
+    if as_json:
+        show(found, as_json=True)
+        return
+    gap = found["disagreement"]
+    out.print(
+        f"{model}:{found['version']} beside {model}:{found['against']}: {found['n'] - found['agreed']} of {found['n']} "
+        f"answered otherwise (95 % between {gap['low']:.4f} and {gap['high']:.4f})"
+    )
+    show(found["disagreements"], False, ("label", "candidate", "count"))

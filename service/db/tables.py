@@ -269,6 +269,66 @@ class AliasMove(Base):
     time: Mapped[float]
 
 
+class Prediction(Base):
+    """An answer that was asked to be kept (`?store=true`), of one picture or several."""
+
+    __tablename__ = "predictions"
+    __table_args__ = (Index("ix_predictions_retention", "labelled", "id", "pictures", "bytes"),)
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    version_id: Mapped[str] = mapped_column(ForeignKey("model_versions.id"), index=True)
+    ref: Mapped[str]  # as it was asked: flowers@production
+    parameters: Mapped[Json]
+    by: Mapped[str]  # id of the API key
+    pictures: Mapped[int]  # kept as files
+    bytes: Mapped[int]  # of them
+    labelled: Mapped[bool] = mapped_column(default=False)  # one of them at least: never dropped to make room
+    created_at: Mapped[float]
+
+
+class PredictionItem(Base):
+    """What was said of one picture, and what is true."""
+
+    __tablename__ = "prediction_items"
+    __table_args__ = (Index(None, "image"), Index(None, "truth"))
+    prediction_id: Mapped[str] = mapped_column(ForeignKey("predictions.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    image: Mapped[str | None] = mapped_column(String(64))  # SHA-256 of its file; None when it was no picture
+    label: Mapped[str | None]
+    probability: Mapped[float | None]
+    decision: Mapped[str | None]
+    result: Mapped[Json]  # as it was answered
+    truth: Mapped[str | None]
+    labelled_at: Mapped[float | None]
+
+
+class Shadow(Base):
+    """A version that gets a share of an alias's traffic and is never answered: how often it says the same."""
+
+    __tablename__ = "shadows"
+    __table_args__ = (UniqueConstraint("model_id", "alias"),)
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    alias: Mapped[str]
+    candidate_id: Mapped[str] = mapped_column(ForeignKey("model_versions.id"))
+    against_id: Mapped[str] = mapped_column(ForeignKey("model_versions.id"))  # what the alias named at the start
+    share: Mapped[float]
+    n: Mapped[int] = mapped_column(default=0)  # pictures answered by both
+    agreed: Mapped[int] = mapped_column(default=0)
+    dropped: Mapped[int] = mapped_column(default=0)  # pictures not scored, for answers came first
+    failed: Mapped[int] = mapped_column(default=0)
+    difference: Mapped[float] = mapped_column(default=0.0)  # sum over n of |probability - candidate's|
+    by: Mapped[str]
+    created_at: Mapped[float]
+
+
+class ShadowDisagreement(Base):
+    __tablename__ = "shadow_disagreements"
+    shadow_id: Mapped[str] = mapped_column(ForeignKey("shadows.id", ondelete="CASCADE"), primary_key=True)
+    label: Mapped[str] = mapped_column(String, primary_key=True)
+    candidate: Mapped[str] = mapped_column(String, primary_key=True)
+    count: Mapped[int]
+
+
 class Measurement(Base):
     """What a machine once measured (precision and layout that pay), so that it decides alike the next time."""
 

@@ -49,6 +49,7 @@ class Engine:
         self._changed = threading.Condition()
         self._closing = False
         self._loaded: OrderedDict[str, tuple[Program, int]] = OrderedDict()
+        self._models = threading.Lock()  # around _loaded
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -59,6 +60,20 @@ class Engine:
             waiting = sum(len(other.pixels) for other in self._waiting)
             if waiting and waiting + len(pixels) > self._settings.inference_queue:
                 raise Overloaded("overloaded", "too many pictures are waiting", hint="try again shortly")
+            self._waiting.append(request)
+            self._changed.notify()
+        return request.future
+
+    def submit_if_idle(
+        self, version_id: str, read: Callable[[], bytes], pixels: NDArray[np.uint8]
+    ) -> Future[Scored] | None:
+        """As `submit`, for what nobody waits for: None when a request waits. Loads the program in this thread."""
+        if not self._is_loaded(version_id):
+            self._remember(version_id, *self._load(read))
+        request = _Request(version_id, read, pixels)
+        with self._changed:
+            if self._waiting or self._closing:
+                return None
             self._waiting.append(request)
             self._changed.notify()
         return request.future
@@ -110,18 +125,31 @@ class Engine:
             start = end
 
     def _program(self, request: _Request) -> "Program":
-        if request.version_id in self._loaded:
-            self._loaded.move_to_end(request.version_id)
-            return self._loaded[request.version_id][0]
-        from service.inference.programs import load, pick_device  # seconds, and only for a process that predicts
-
-        data = request.read()
-        threads = self._settings.inference_threads or psutil.cpu_count() or 1
-        program = load(data, pick_device(self._settings.device), threads)
-        self._loaded[request.version_id] = (program, len(data) * LOADED_OVER_STORED)
-        while len(self._loaded) > 1 and self._loaded_bytes() > self._settings.model_memory_bytes:
-            self._loaded.popitem(last=False)
+        with self._models:
+            if request.version_id in self._loaded:
+                self._loaded.move_to_end(request.version_id)
+                return self._loaded[request.version_id][0]
+        program, size = self._load(request.read)
+        self._remember(request.version_id, program, size)
         return program
 
-    def _loaded_bytes(self) -> int:
-        return sum(size for _, size in self._loaded.values())
+    def _load(self, read: Callable[[], bytes]) -> tuple["Program", int]:
+        from service.inference.programs import load, pick_device  # seconds, and only for a process that predicts
+
+        data = read()
+        threads = self._settings.inference_threads or psutil.cpu_count() or 1
+        return load(data, pick_device(self._settings.device), threads), len(data) * LOADED_OVER_STORED
+
+    def _is_loaded(self, version_id: str) -> bool:
+        with self._models:
+            return version_id in self._loaded
+
+    def _remember(self, version_id: str, program: "Program", size: int) -> None:
+        """Keeps it, and lets the models longest unused go beyond the limit."""
+        with self._models:
+            self._loaded[version_id] = (program, size)
+            while (
+                len(self._loaded) > 1
+                and sum(one for _, one in self._loaded.values()) > self._settings.model_memory_bytes
+            ):
+                self._loaded.popitem(last=False)

@@ -22,6 +22,24 @@ def sigmoids(logits: NDArray[np.float32], temperature: float) -> NDArray[np.floa
     return result
 
 
+def several(card: dict[str, Any]) -> bool:
+    """Does this model version give a picture any number of labels?"""
+    return card.get("task") == "multi_label"
+
+
+def chances(logits: NDArray[np.float32], card: dict[str, Any]) -> NDArray[np.float64]:
+    """(N, K) logits -> (N, K) calibrated probabilities, as the model version's card says."""
+    return (sigmoids if several(card) else probabilities)(logits, card["temperature"])
+
+
+def labels(row: NDArray[np.float64], card: dict[str, Any]) -> list[str]:
+    """The labels that a row of probabilities gives: the first class, or all from their thresholds on."""
+    classes: list[str] = card["classes"]
+    if not several(card):
+        return [classes[int(row.argmax())]]
+    return [name for name, chance, limit in zip(classes, row, card["thresholds"], strict=True) if chance >= limit]
+
+
 def ranked(row: NDArray[np.float64], classes: list[str], top_k: int) -> list[dict[str, Any]]:
     """The `top_k` most probable classes, the first first; equal ones in class order."""
     order = np.argsort(-row, kind="stable")[:top_k]
