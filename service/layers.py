@@ -332,15 +332,16 @@ def _pooled(filters: int) -> list[dict[str, Any]]:
 SPEEDRUN = LayersNetwork.model_validate(
     {
         "layers": [
-            {"conv": {"filters": 32, "stride": 2, "activation": "relu"}},
-            *_pooled(64),
-            _normalised(64),
-            *_pooled(128),
-            _normalised(128),
+            {"conv": {"filters": 32, "kernel": 4, "stride": 2, "padding": 1, "activation": "relu"}},
+            *_pooled(48),
+            _normalised(48),
+            *_pooled(96),
+            _normalised(96),
             {"global_avg_pool": {}},
         ]
     }
 )
-"""A network for few epochs on small pictures: its first filters are to be whitening ones, at half the resolution."""
+"""For few epochs on small pictures, with four fifths of the work of `classic`: it halves them in its first layer, whose
+filters are to be whitening ones."""
 
 PRESETS = {"classic": CLASSIC, "compact": COMPACT, "speedrun": SPEEDRUN}
