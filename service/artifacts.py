@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from service import aliases, jobs
 from service.db import Database
-from service.db.tables import Blob, Checkpoint, Chunk, Model, ModelVersion
+from service.db.tables import Blob, Bundle, Checkpoint, Chunk, Model, ModelVersion
 from service.errors import InternalError, NotFound
 from service.ids import new_id, now
 from service.jobs import Hold
@@ -142,6 +142,17 @@ def add_model_version(
     session.add(version)
     session.flush()
     return version
+
+
+def bundle(session: Session, ref: str) -> Blob:
+    """The manifest of a version's bundle. Raises NotFound while it was not made."""
+    model, version = find_version(session, ref)
+    row = session.get(Bundle, version.id)
+    if row is None:
+        name = f"{model.name}:{version.number}"
+        hint = f'POST /v1/jobs {{"type": "export", "model": "{name}"}} makes it'
+        raise NotFound("bundle_not_found", f"{name} has no bundle yet", hint=hint)
+    return session.get_one(Blob, row.blob_id)
 
 
 def find_model(session: Session, name: str) -> Model:

@@ -130,6 +130,20 @@ class Fovea:
     def evaluation(self, ref: str) -> Json:
         return self.get(f"/v1/models/{ref}/evaluation")
 
+    def bundle(self, ref: str) -> bytes:
+        """The zip of a model version, made first if it must be."""
+        path = f"/v1/models/{ref}/bundle"
+        try:
+            return self._ask("GET", path).content
+        except FoveaError as error:
+            if error.code != "bundle_not_found":
+                raise
+        job = self._ask("POST", "/v1/jobs", json={"type": "export", "model": ref}, headers=_once()).json()
+        ended = self.wait(job["id"])
+        if ended["status"] != "succeeded":
+            raise FoveaError(0, ended["error"] or {"code": ended["status"], "detail": "the export was cancelled"})
+        return self._ask("GET", path).content
+
     def classify(self, ref: str, *pictures: Path | bytes, top_k: int = 5, **more: Any) -> Json:
         """One picture goes as the raw body, several as multipart parts.
 

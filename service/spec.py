@@ -191,6 +191,13 @@ class Budget(Strict):
     seconds: float = Field(ge=5, le=30 * 86400)
 
 
+class ExportRequest(Strict):
+    """Makes the bundle of a model version: one zip that needs nothing of Fovea."""
+
+    type: Literal["export"]
+    model: str = Field(max_length=200, description="'flowers', 'flowers:3' or 'flowers@production'")
+
+
 class TrainRequest(Strict):
     type: Literal["train"] = "train"
     model: Name = Field(description="name of the model; each finished job becomes its next version")

@@ -48,11 +48,11 @@ def main() -> None:
 
 def _preload() -> dict[str, Callable[[Context, Job], None]]:
     """Imports torch now, while there is no job to wait for it."""
-    from workers import import_job, search_job, train_job
+    from workers import export_job, import_job, search_job, train_job
 
     if not select.select([sys.stdin], [], [], 0)[0]:
         train_job.warm_up()
-    return {"train": train_job.run, "import": import_job.run, "search": search_job.run}
+    return {"train": train_job.run, "import": import_job.run, "search": search_job.run, "export": export_job.run}
 
 
 def _run(context: Context, work: dict[str, Callable[[Context, Job], None]]) -> None:

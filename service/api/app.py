@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import service
 from service import artifacts, keys, predictions
 from service.api import (
+    bundles,
     classify,
     datasets,
     growth,
@@ -72,6 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
         registry,
         shadows,
         models,
+        bundles,
         key_routes,
         session_routes,
     )

@@ -119,6 +119,14 @@ SEARCH = {
     "budget": {"seconds": 600},
     "metric": "val/accuracy",
 }
+EXPORT = {"type": "export", "model": "flowers:3"}
+EXPORT_JOB = {
+    **IMPORT_JOB,
+    "type": "export",
+    "spec": {"model": "flowers:3", "version_id": "mv_06b2c9a1"},
+    "model": "flowers",
+    "dataset": None,
+}
 TRIAL = {"/optimizer/lr": 0.0021, "/optimizer/name": "adamw", "/network": "classic", "/loss/label_smoothing": 0.04}
 SEARCH_JOB = {
     **JOB,

@@ -14,12 +14,14 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from service import artifacts, estimates, jobs, measurements
-from service.api import searches, shapes
+from service.api import bundles, searches, shapes
 from service.api.context import Answer, BodySha256, DatabaseDep, OnceDep, Reading, SettingsDep, Writing, require
 from service.api.examples import (
     CHECKPOINT,
     DRY_RUN,
     EVENT,
+    EXPORT,
+    EXPORT_JOB,
     JOB,
     METRICS,
     SEARCH,
@@ -39,7 +41,7 @@ from service.errors import InvalidValue, NotFound
 from service.ids import rfc3339
 from service.search import SearchRequest
 from service.settings import Settings
-from service.spec import TrainRequest, TrainSpec
+from service.spec import ExportRequest, TrainRequest, TrainSpec
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(require("train", "data"))])
 POLL_SECONDS = 0.25
@@ -47,13 +49,15 @@ POLL_SECONDS = 0.25
 
 def _which(body: Any) -> str:
     asked = body.get("type") if isinstance(body, dict) else getattr(body, "type", None)
-    return "search" if asked == "search" else "train"
+    return asked if asked in ("search", "export") else "train"
 
 
 JobRequest = Annotated[
-    Annotated[TrainRequest, Tag("train")] | Annotated[SearchRequest, Tag("search")],
+    Annotated[TrainRequest, Tag("train")]
+    | Annotated[SearchRequest, Tag("search")]
+    | Annotated[ExportRequest, Tag("export")],
     Discriminator(_which),
-    Body(openapi_examples={"train": {"value": TRAIN}, "search": {"value": SEARCH}}),
+    Body(openapi_examples={"train": {"value": TRAIN}, "search": {"value": SEARCH}, "export": {"value": EXPORT}}),
 ]
 
 
@@ -61,7 +65,7 @@ JobRequest = Annotated[
     "",
     status_code=202,
     dependencies=[Depends(require("train"))],
-    responses=chosen(202, train=JOB, search=SEARCH_JOB) | answers(DRY_RUN),
+    responses=chosen(202, train=JOB, search=SEARCH_JOB, export=EXPORT_JOB) | answers(DRY_RUN),
 )
 def submit(
     body: JobRequest,
@@ -71,10 +75,14 @@ def submit(
     settings: SettingsDep,
     dry_run: bool = False,
 ) -> JSONResponse:
-    """Train a network on a dataset, or search for the spec that trains the best one.
+    """Train a network on a dataset, search for the spec that trains the best one, or make a model version's bundle.
 
     `?dry_run=true` validates and resolves "auto", and creates nothing.
     """
+    if isinstance(body, ExportRequest):
+        if dry_run:
+            raise InvalidValue("invalid_value", "an export has nothing to estimate", param="dry_run")
+        return once.do(session, body_sha256, lambda: bundles.create(session, body)).response()
     if isinstance(body, SearchRequest):
         if dry_run:
             return JSONResponse(searches.dry_run(session, body, settings))
@@ -165,7 +173,7 @@ def list_jobs(
     session: Reading,
     page: PageDep,
     status: Annotated[str | None, Query(pattern="^(" + "|".join(JOB_STATUSES) + ")$")] = None,
-    type: Literal["import", "train", "search"] | None = None,
+    type: Literal["import", "train", "search", "export"] | None = None,
     model: str | None = None,
     parent: Annotated[str | None, Query(description="a search: lists its trials")] = None,
 ) -> dict[str, Any]:

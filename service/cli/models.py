@@ -48,6 +48,18 @@ def show_model(ref: str) -> None:
         show(fovea.evaluation(ref), as_json=True)
 
 
+@models.command("bundle")
+def bundle(
+    ref: str, output: Annotated[Path | None, typer.Option("--output", "-o", help="default: NAME.zip")] = None
+) -> None:
+    """Take a model version away: one zip with ONNX, card and a check that needs nothing of Fovea."""
+    with connect() as fovea:
+        data = fovea.bundle(ref)
+    target = output or Path(f"{ref.replace(':', '-').replace('@', '-')}.zip")
+    target.write_bytes(data)
+    out.print(f"{target}: {len(data) / 2**20:.1f} MiB")
+
+
 @models.command("alias")
 def set_alias(
     model: str,

@@ -254,6 +254,14 @@ class ModelVersion(Base):
     created_at: Mapped[float]
 
 
+class Bundle(Base):
+    """The zip with which a model version leaves: see workers.bundle."""
+
+    __tablename__ = "bundles"
+    version_id: Mapped[str] = mapped_column(ForeignKey("model_versions.id"), primary_key=True)
+    blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id"))
+
+
 class AliasMove(Base):
     """One step in the history of an alias; the newest is where it points. Rows are only ever added."""
 
