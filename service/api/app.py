@@ -1,22 +1,25 @@
 """The application: settings in, ASGI app out. Nothing happens on import."""
 
+import asyncio
+import logging
 import re
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from sqlalchemy import select
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import service
-from service import artifacts, keys
+from service import artifacts, keys, uploads
 from service.api import classify, datasets, health, jobs, models, problems, registry, web
 from service.api import keys as key_routes
 from service.api import session as session_routes
+from service.api import uploads as upload_routes
 from service.api.examples import PROBLEMS
 from service.db import Database
 from service.db.migrate import upgrade
@@ -26,6 +29,8 @@ from service.ids import new_id
 from service.inference.engine import Engine
 from service.settings import Settings
 
+log = logging.getLogger(__name__)
+SWEEP_SECONDS = 600.0
 DESCRIPTION = "Upload labelled pictures, train a network, classify. Errors are `application/problem+json`."
 
 
@@ -36,7 +41,9 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         prepare(app.state.database, settings)
         app.state.engine = Engine(settings)
+        sweeping = asyncio.create_task(_sweep(app.state.database, settings))
         yield
+        sweeping.cancel()
         app.state.engine.close()
         app.state.database.dispose()
 
@@ -45,7 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.database = Database(settings.database)
-    for module in (health, datasets, jobs, classify, registry, models, key_routes, session_routes):
+    for module in (health, upload_routes, datasets, jobs, classify, registry, models, key_routes, session_routes):
         app.include_router(module.router, responses=PROBLEMS)
     app.include_router(web.router())
     problems.install(app)
@@ -57,13 +64,23 @@ def prepare(database: Database, settings: Settings) -> None:
     """Schema, admin key, and what an earlier process left half-done."""
     upgrade(database)
     keys.ensure_admin(database, settings)
-    shutil.rmtree(settings.uploads, ignore_errors=True)
+    uploads.recover(database, settings)
     with database.write() as session:
         artifacts.sweep(session)
         kept = set(session.scalars(select(DatasetVersion.archive_sha256)))
     for path in settings.archives.glob("*/*.zip"):
         if path.stem not in kept:
             path.unlink(missing_ok=True)
+
+
+async def _sweep(database: Database, settings: Settings) -> None:
+    """Every now and then, as long as the service runs."""
+    while True:
+        await asyncio.sleep(SWEEP_SECONDS)
+        try:
+            await run_in_threadpool(uploads.sweep, database, settings)
+        except Exception:
+            log.exception("expired uploads could not be swept; tried again later")
 
 
 class Edge:
@@ -90,6 +107,8 @@ class Edge:
                 added["Referrer-Policy"] = "no-referrer"
                 added["X-Frame-Options"] = "DENY"
                 added.setdefault("Cache-Control", "no-store")
+                if scope["path"].startswith("/v1/uploads"):
+                    added["Tus-Resumable"] = upload_routes.VERSION
             await send(message)
 
         if self._too_large(scope, headers):
@@ -122,4 +141,4 @@ class Edge:
 def _streams(scope: Scope) -> bool:
     path = scope["path"]
     streams: bool = path == "/v1/datasets" or path.endswith(("/classify", "/versions"))
-    return streams
+    return streams or path.startswith("/v1/uploads/")

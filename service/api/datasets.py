@@ -1,20 +1,23 @@
 """`/v1/datasets`: upload archives of labelled pictures, and look at what became of them."""
 
 import hashlib
+import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from service import uploads
 from service.api import shapes
-from service.api.bodies import Received, archive, media_type
+from service.api.bodies import Received, archive, media_type, small
 from service.api.context import Answer, DatabaseDep, Once, OnceDep, Reading, SettingsDep, require
 from service.api.examples import DATASET, ITEM, PUSHED, VERSION, answers, listed
 from service.api.paging import PageDep
@@ -22,8 +25,8 @@ from service.api.problems import from_validation
 from service.datasets import versions
 from service.datasets.importer import read_layout
 from service.db import Database
-from service.db.tables import Dataset, DatasetVersion, Item
-from service.errors import BadRequest, NotFound
+from service.db.tables import Dataset, DatasetVersion, Item, Upload
+from service.errors import BadRequest, InvalidValue, NotFound
 from service.layers import Strict
 from service.settings import Settings
 from service.spec import Name
@@ -40,7 +43,9 @@ ZIP_BODY: dict[str, Any] = {
             "multipart/form-data": {
                 "schema": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}}
             },
-            "application/json": {"schema": {"type": "object", "properties": {"name": {"type": "string"}}}},
+            "application/json": {
+                "schema": {"type": "object", "properties": {"name": {"type": "string"}, "upload": {"type": "string"}}}
+            },
         },
     }
 }
@@ -51,6 +56,11 @@ Make = Callable[[Session, Received], Answer]
 
 class NewDataset(Strict):
     name: Name
+    upload: str | None = None
+
+
+class FromUpload(Strict):
+    upload: str
 
 
 @router.post("", status_code=202, dependencies=[writes], openapi_extra=ZIP_BODY, responses=answers(PUSHED, 202))
@@ -61,16 +71,22 @@ async def create(
     once: OnceDep,
     name: Annotated[Name | None, Query(description="name of the new dataset, when a zip is the body")] = None,
 ) -> JSONResponse:
-    """A new dataset. With a zip as the body, an import job fills its first version; with JSON, it starts empty."""
-    if media_type(request) == "application/json":
-        return await run_in_threadpool(_create_empty, db, once, await request.body())
+    """A new dataset. An import job fills its first version from the zip in the body, or from the `upload` that JSON
+    names; with neither, it starts empty."""
+    body = await small(request, settings) if media_type(request) == "application/json" else None
+    wanted = None if body is None else _parsed(NewDataset, body)
+    name = wanted.name if wanted else name
     if name is None:
         raise BadRequest("name_missing", "the dataset needs a name", hint="add ?name=flowers", param="name")
 
     def make(session: Session, received: Received) -> Answer:
         return _add_version(session, versions.create_dataset(session, name), received, settings)
 
-    return await _import(request, settings, db, once, make)
+    if body is None or wanted is None:
+        return await _import(request, settings, db, once, make)
+    if wanted.upload is None:
+        return await run_in_threadpool(_create_empty, db, once, name, body)
+    return await run_in_threadpool(_take, wanted.upload, body, settings, db, once, make)
 
 
 @router.post(
@@ -88,11 +104,14 @@ async def add_version(
     once: OnceDep,
     mode: Literal["replace"] = "replace",
 ) -> JSONResponse:
-    """The dataset's next version, made of the zip in the body."""
+    """The dataset's next version, made of the zip in the body, or of the `upload` that JSON names."""
 
     def make(session: Session, received: Received) -> Answer:
         return _add_version(session, versions.find_dataset(session, dataset), received, settings)
 
+    if media_type(request) == "application/json":
+        body = await small(request, settings)
+        return await run_in_threadpool(_take, _parsed(FromUpload, body).upload, body, settings, db, once, make)
     return await _import(request, settings, db, once, make)
 
 
@@ -111,6 +130,41 @@ def _commit(received: Received, settings: Settings, db: Database, once: Once, ma
     return answer.response()
 
 
+def _take(upload_id: str, body: bytes, settings: Settings, db: Database, once: Once, make: Make) -> JSONResponse:
+    """The same with a finished upload, which goes with the transaction that makes the version."""
+    given = hashlib.sha256(body).hexdigest()
+    with db.read() as session:
+        upload = session.get(Upload, upload_id)
+    if upload is None:
+        return _answered_before(upload_id, given, db, once)
+    with uploads.opened(settings, upload) as file:
+        with db.read() as session:
+            upload = uploads.find(session, upload_id)
+        uploads.finished(upload)
+        received = Received(uploads.path_of(settings, upload_id), uploads.sha256_of(file), upload.bytes)
+        read_layout(received.path, settings)
+
+        def consume(session: Session) -> Answer:
+            session.delete(uploads.find(session, upload_id))
+            return make(session, received)
+
+        with db.write() as session:
+            answer: Answer = once.do(session, given, lambda: consume(session))
+        received.path.unlink(missing_ok=True)
+    return answer.response()
+
+
+def _answered_before(upload_id: str, given: str, db: Database, once: Once) -> JSONResponse:
+    """Of an upload that is gone, only the answer to a repeated request is left. Raises InvalidValue without one."""
+
+    def make() -> Answer:
+        raise InvalidValue("upload_not_found", f"there is no upload {upload_id!r}", hint="begin one", param="/upload")
+
+    with db.write() as session:
+        answer: Answer = once.do(session, given, make)
+    return answer.response()
+
+
 def _add_version(session: Session, dataset: Dataset, received: Received, settings: Settings) -> Answer:
     version, job = versions.add_version(session, dataset, received.sha256, received.bytes)
     _keep(received, versions.archive_path(settings, received.sha256))
@@ -119,26 +173,32 @@ def _add_version(session: Session, dataset: Dataset, received: Received, setting
 
 
 def _keep(received: Received, target: Path) -> None:
-    """Puts the fsynced upload in its place, durably, before the row that names it is committed."""
+    """Gives the fsynced upload its place, durably, before the row that names it is committed; the caller removes the
+    old name after that, so that a death in between loses nothing."""
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    received.path.rename(target)
+    with suppress(FileExistsError):  # somebody else was quicker with the same bytes
+        os.link(received.path, target)
     for folder in (target.parent, target.parent.parent):
-        descriptor = os.open(folder, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        uploads.sync_folder(folder)
 
 
-def _create_empty(db: Database, once: Once, body: bytes) -> JSONResponse:
+Body = TypeVar("Body", bound=BaseModel)
+
+
+def _parsed(kind: type[Body], body: bytes) -> Body:
     try:
-        wanted = NewDataset.model_validate_json(body)
+        return kind.model_validate_json(body)
     except ValidationError as error:
         errors = [{**first, "loc": ("body", *first["loc"])} for first in error.errors()]
-        raise from_validation(errors, None) from error
+        readable = errors[0]["type"] != "json_invalid"
+        raise from_validation(errors, json.loads(body) if readable else None) from error
 
+
+def _create_empty(db: Database, once: Once, name: str, body: bytes) -> JSONResponse:
     def make(session: Session) -> Answer:
-        dataset = versions.create_dataset(session, wanted.name)
+        dataset = versions.create_dataset(session, name)
         return Answer(201, shapes.dataset(dataset, 0), {"Location": f"/v1/datasets/{dataset.name}"})
 
     with db.write() as session:

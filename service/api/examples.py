@@ -140,6 +140,14 @@ SEARCH_JOB = {
     "finished_at": TIME,
 }
 DATASET = {"object": "dataset", "id": "ds_06b2c9a1", "name": "flowers", "versions": 1, "created_at": TIME}
+UPLOAD = {
+    "object": "upload",
+    "id": "up_06b2c9a1",
+    "bytes": 5242880,
+    "received": 0,
+    "created_at": TIME,
+    "expires_at": TIME,
+}
 PUSHED = {"id": "ds_06b2c9a1", "name": "flowers", "version": 1, "job": IMPORT_JOB}
 REPORT = {
     "accepted": 180,

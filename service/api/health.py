@@ -50,6 +50,7 @@ def info(settings: SettingsDep, db: DatabaseDep) -> dict[str, Any]:
     """Version, database and limits."""
     names = (
         "max_upload_bytes",
+        "max_uploads",
         "max_archive_entries",
         "max_unpacked_bytes",
         "max_image_bytes",

@@ -4,7 +4,18 @@ from typing import Any
 
 from service import aliases
 from service.datasets import versions
-from service.db.tables import AliasMove, ApiKey, Dataset, DatasetVersion, Event, Item, Job, Model, ModelVersion
+from service.db.tables import (
+    AliasMove,
+    ApiKey,
+    Dataset,
+    DatasetVersion,
+    Event,
+    Item,
+    Job,
+    Model,
+    ModelVersion,
+    Upload,
+)
 from service.ids import rfc3339
 from service.jobs import TERMINAL
 from service.labels import separate
@@ -51,6 +62,17 @@ def dataset(row: Dataset, versions: int) -> dict[str, Any]:
         "name": row.name,
         "versions": versions,
         "created_at": rfc3339(row.created_at),
+    }
+
+
+def upload(row: Upload) -> dict[str, Any]:
+    return {
+        "object": "upload",
+        "id": row.id,
+        "bytes": row.bytes,
+        "received": row.received,
+        "created_at": rfc3339(row.created_at),
+        "expires_at": rfc3339(row.expires_at),
     }
 
 
