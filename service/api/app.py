@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import service
 from service import artifacts, keys, uploads
-from service.api import classify, datasets, health, jobs, models, problems, registry, web
+from service.api import classify, datasets, differences, health, jobs, models, problems, registry, web
 from service.api import keys as key_routes
 from service.api import session as session_routes
 from service.api import uploads as upload_routes
@@ -52,7 +52,18 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     app.state.database = Database(settings.database)
-    for module in (health, upload_routes, datasets, jobs, classify, registry, models, key_routes, session_routes):
+    for module in (
+        health,
+        upload_routes,
+        datasets,
+        differences,
+        jobs,
+        classify,
+        registry,
+        models,
+        key_routes,
+        session_routes,
+    ):
         app.include_router(module.router, responses=PROBLEMS)
     app.include_router(web.router())
     problems.install(app)

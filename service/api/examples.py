@@ -183,6 +183,19 @@ ITEM = {
     "flags": [],
     "labels": ["rose"],
 }
+LISTED = {"image": "5e88…", "path": "rose/01.jpg", "label": "rose", "split": "train"}
+DIFFERENCES = {
+    "object": "dataset_comparison",
+    "dataset": "flowers",
+    "from": 1,
+    "to": 2,
+    "pictures": {"from": 180, "to": 181, "both": 180},
+    "counts": {"added": 1, "removed": 0, "relabelled": 1, "moved": 1},
+    "added": [{**LISTED, "image": "77ab…", "path": "rose/91.jpg"}],
+    "removed": [],
+    "relabelled": [{**LISTED, "from": "tulip", "to": "rose"}],
+    "moved": [{**LISTED, "from": "test", "to": "train"}],
+}
 EVENT = {"id": "evt_12", "type": "status", "time": TIME, "data": {"status": "running", "attempt": 1}}
 CHECKPOINT = {
     "id": "blob_06b2c9a1",
