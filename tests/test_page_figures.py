@@ -1,11 +1,15 @@
 """The page's figures where a picture may have several labels."""
 
+import re
+
 import httpx
 import pytest
 from playwright.sync_api import expect
 
 from tests.browser import Visit
 from tests.test_multilabel import SPEC, lights, lights_zip
+
+KEYS = ("recall", "answered")
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +62,21 @@ def test_the_curve_of_several_labels_is_their_precision(lit: Visit) -> None:
     lit.page.get_by_role("link", name="Train lights").click()
     expect(lit.page.get_by_text("val mean average precision")).to_be_visible()
     expect(lit.page.get_by_text("Mean average precision:")).to_be_visible()
+
+
+def test_a_slider_tells_what_more_certainty_costs(lit: Visit) -> None:
+    page, found = lit.page, evaluation(lit, "lights:1")
+    lit.open("judge/lights", "Judge")
+    rows = found["thresholds"]
+    assert rows[0]["recall"] == 1.0
+    for index in (0, len(rows) - 1):
+        page.locator("#threshold").fill(str(index))
+        row = rows[index]
+        precision = "–" if row["precision"] is None else f"{100 * row['precision']:.1f} %"
+        facts = page.locator(".card", has=page.locator("#threshold")).locator("dd")
+        wanted = [f"{100 * row['threshold']:.0f} %", precision, *(f"{100 * row[key]:.1f} %" for key in KEYS)]
+        expect(facts).to_have_text(wanted)
+    expect(page.locator("rect.said")).to_have_count(len(found["calibration"]["bins"]))
+    expect(page.locator("svg.reliability")).to_have_attribute("aria-label", re.compile("Reliability diagram"))
+    assert sum(row["n"] for row in found["calibration"]["bins"]) == 3 * found["n"]
+    assert lit.complaints == []

@@ -241,7 +241,13 @@ EVALUATION = {
     "accuracy": {"value": 0.963, "low": 0.817, "high": 0.993},
     "per_class": [{"label": "rose", "precision": 0.93, "recall": 1.0, "f1": 0.966, "support": 14}],
     "confusion_matrix": {"labels": ["rose", "tulip"], "counts": [[14, 0], [1, 12]]},
-    "calibration": {"ece_before": 0.041, "ece_after": 0.018, "temperature": 1.31},
+    "calibration": {
+        "ece_before": 0.041,
+        "ece_after": 0.018,
+        "temperature": 1.31,
+        "bins": [{"from": 0.933, "to": 1.0, "n": 25, "confidence": 0.98, "accuracy": 1.0}],
+    },
+    "thresholds": [{"threshold": 0.9, "precision": 1.0, "recall": 0.926, "answered": 0.926}],
     "mistakes": [{"image": "5e88…", "label": "tulip", "predicted": "rose", "probability": 0.71}],
     "prediction_sets": [
         {"coverage": 0.95, "empirical": {"value": 0.963, "low": 0.817, "high": 0.993}, "mean_size": 1.15}

@@ -5,6 +5,7 @@ import { h, show } from "../dom.js";
 import * as format from "../format.js";
 import { thumbnail } from "../gallery.js";
 import { card, choice, errorBox, facts, field, table } from "../parts.js";
+import { reliability, thresholds } from "../figures.js";
 import { chosen, itemsOf } from "../models.js";
 import { picture } from "../picture.js";
 import { link } from "../router.js";
@@ -23,6 +24,7 @@ export async function view({ args: [ref], signal }) {
     matrixCard(found, where),
     comparison(exact, versions, where, several(found)),
     classes(found),
+    found.thresholds && thresholds(found.thresholds, several(found)),
     calibration(found),
     worst(found, where),
   ];
@@ -243,7 +245,7 @@ function classes(found) {
   );
 }
 
-function calibration({ calibration: { ece_before: before, ece_after: after, temperature } }) {
+function calibration({ calibration: { ece_before: before, ece_after: after, temperature, bins } }) {
   return card(
     "Can its probabilities be believed?",
     facts([
@@ -256,6 +258,7 @@ function calibration({ calibration: { ece_before: before, ece_after: after, temp
       {},
       `When it says 90 %, it is right in about 90 % of cases, give or take ${format.percent(after)} on average.`,
     ),
+    bins && reliability(bins),
   );
 }
 
