@@ -12,7 +12,10 @@ ServiceError
 ├── PayloadTooLarge       413
 ├── UnsupportedMediaType  415
 ├── InvalidValue          422  understood, but a value is not acceptable
+├── Locked                423  another request has it right now
 ├── PreconditionRequired  428  a change must say which state it knows
+├── TooManyRequests       429  too much is open already (Retry-After)
+├── ChecksumMismatch      460  a piece of an upload is not what its checksum says (tus)
 ├── Overloaded            503  try again later (Retry-After)
 ├── InsufficientStorage   507  the disk is full
 └── InternalError         500  our fault; the log has the request id
@@ -100,8 +103,16 @@ class InvalidValue(ServiceError):
     status, title = 422, "Invalid value"
 
 
+class Locked(ServiceError):
+    status, title = 423, "Locked"
+
+
 class PreconditionRequired(ServiceError):
     status, title = 428, "Precondition required"
+
+
+class ChecksumMismatch(ServiceError):
+    status, title = 460, "Checksum mismatch"
 
 
 class InternalError(ServiceError):
@@ -113,6 +124,10 @@ class Overloaded(ServiceError):
 
     def __init__(self, code: str, detail: str, *, hint: str | None = None, retry_after_seconds: int = 1) -> None:
         super().__init__(code, detail, hint=hint, headers={"Retry-After": str(retry_after_seconds)})
+
+
+class TooManyRequests(Overloaded):
+    status, title = 429, "Too many requests"
 
 
 class InsufficientStorage(ServiceError):

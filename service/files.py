@@ -1,6 +1,7 @@
-"""Files that are whole or not there: written aside, synced, renamed into place, and the rename synced too."""
+"""Files that are whole or not there: written aside, synced, linked into place, and the link synced too."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from service.ids import new_id
@@ -22,12 +23,21 @@ def write_aside(folder: Path, data: bytes) -> Path:
 
 
 def put(source: Path, target: Path) -> None:
-    """Puts a synced file in its place, durably, before the row that names it is committed. What is there stays."""
+    """Gives a synced file its place, durably, before the row that names it is committed. What is there stays.
+
+    The caller removes the old name after the commit, so that a death in between loses nothing.
+    """
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    source.rename(target)
+    with suppress(FileExistsError):  # somebody else was quicker with the same bytes
+        os.link(source, target)
     for folder in (target.parent, target.parent.parent):
-        descriptor = os.open(folder, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """What was renamed, linked or made in it stays so."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)

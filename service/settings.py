@@ -25,6 +25,8 @@ class Settings(BaseSettings):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="device to train and predict on")
 
     max_upload_bytes: int = Field(10 * GiB, gt=0, description="largest archive accepted")
+    max_uploads: int = Field(100, gt=0, description="most resumable uploads that are open at the same time")
+    upload_seconds: float = Field(7 * 86400, gt=0, description="a resumable upload without news for this long goes")
     max_archive_entries: int = Field(200_000, gt=0, description="most entries in an archive")
     max_unpacked_bytes: int = Field(100 * GiB, gt=0, description="largest sum of unpacked sizes in an archive")
     max_image_bytes: int = Field(64 * MiB, gt=0, description="largest picture file")
@@ -83,7 +85,7 @@ class Settings(BaseSettings):
 
     @property
     def uploads(self) -> Path:
-        """Half-received bodies; whatever lies here at start-up is swept."""
+        """Bodies on their way. At the start only those of resumable uploads are kept."""
         return self.data / "uploads"
 
     @property

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytest_plugins = ["tests.browser"]
+
 KEY = "fov_test_key_0123456789"
 
 

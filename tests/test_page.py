@@ -1,12 +1,9 @@
 """The page in a real browser, as a person uses it; and the sign-in underneath it, request by request."""
 
 import json
-import os
 import re
 import time
-import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,15 +11,14 @@ import httpx
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Error, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Error, Route, expect
 
-from tests.browser import chromium, executable, sign_in
+from tests.browser import Visit, sign_in
 from tests.conftest import KEY, Fovea, make_zip, png
 
 EVIL = "<img src=x onerror=fail()>"  # as a name it must stay text
 LAYERS = "conv 8 3 relu norm\nmax_pool 2\nglobal_avg_pool"
 MOST_BYTES = 300_000
-expect.set_options(timeout=45_000)  # the first answer of a model imports an engine, on a machine that may be busy
 
 
 # --- sign-in ---------------------------------------------------------------------------------------------------------
@@ -154,46 +150,6 @@ def test_thumbnails_are_small_and_keep_their_proportions(shared: Fovea) -> None:
 
 
 # --- in a browser ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if executable() is None:
-        message = "NO CHROMIUM FOUND: the page is not tested. Install one, for example `apt-get install chromium`."
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        warnings.warn(message, stacklevel=1)
-        pytest.skip(message)
-    with sync_playwright() as playwright:
-        browser = chromium(playwright)
-        yield browser
-        browser.close()
-
-
-@dataclass
-class Visit:
-    """A page, signed in, with everything that the browser complained about."""
-
-    page: Page
-    fovea: Fovea
-    complaints: list[str] = field(default_factory=list)
-
-    def open(self, view: str, heading: str) -> None:
-        self.page.goto(f"{self.fovea.url}/#/{view}")
-        self.page.reload()
-        expect(self.page.locator("h1")).to_have_text(heading, timeout=30_000)
-
-
-@pytest.fixture(scope="module")
-def visit(browser: Browser, shared: Fovea) -> Iterator[Visit]:
-    page = browser.new_page()
-    page.set_default_timeout(60_000)
-    visit = Visit(page, shared)
-    page.on("pageerror", lambda error: visit.complaints.append(str(error)))
-    page.on("console", lambda message: message.type == "error" and visit.complaints.append(message.text))
-    sign_in(page, shared)
-    yield visit
-    page.close()
 
 
 def evil_zip() -> bytes:

@@ -1,23 +1,26 @@
 """The application: settings in, ASGI app out. Nothing happens on import."""
 
+import asyncio
+import logging
 import re
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from sqlalchemy import select
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import service
-from service import artifacts, keys, predictions
+from service import artifacts, keys, predictions, uploads
 from service.api import (
     bundles,
     classify,
     datasets,
+    differences,
     growth,
     health,
     inference_protocol,
@@ -32,6 +35,7 @@ from service.api import (
 from service.api import keys as key_routes
 from service.api import predictions as prediction_routes
 from service.api import session as session_routes
+from service.api import uploads as upload_routes
 from service.api.examples import PROBLEMS
 from service.db import Database
 from service.db.migrate import upgrade
@@ -42,6 +46,8 @@ from service.inference.engine import Engine
 from service.mirror import Mirror
 from service.settings import Settings
 
+log = logging.getLogger(__name__)
+SWEEP_SECONDS = 600.0
 DESCRIPTION = "Upload labelled pictures, train a network, classify. Errors are `application/problem+json`."
 
 
@@ -53,7 +59,9 @@ def create_app(settings: Settings) -> FastAPI:
         prepare(app.state.database, settings)
         app.state.engine = Engine(settings)
         app.state.mirror = Mirror(settings, app.state.database, app.state.engine)
+        sweeping = asyncio.create_task(_sweep(app.state.database, settings))
         yield
+        sweeping.cancel()
         app.state.mirror.close()
         app.state.engine.close()
         app.state.database.dispose()
@@ -65,7 +73,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.database = Database(settings.database)
     mine = (
         health,
+        upload_routes,
         datasets,
+        differences,
         growth,
         jobs,
         classify,
@@ -89,7 +99,7 @@ def prepare(database: Database, settings: Settings) -> None:
     """Schema, admin key, and what an earlier process left half-done."""
     upgrade(database)
     keys.ensure_admin(database, settings)
-    shutil.rmtree(settings.uploads, ignore_errors=True)
+    uploads.recover(database, settings)
     with database.write() as session:
         artifacts.sweep(session)
         kept = set(session.scalars(select(DatasetVersion.archive_sha256)))
@@ -97,6 +107,16 @@ def prepare(database: Database, settings: Settings) -> None:
     for path in settings.archives.glob("*/*.zip"):
         if path.stem not in kept:
             path.unlink(missing_ok=True)
+
+
+async def _sweep(database: Database, settings: Settings) -> None:
+    """Every now and then, as long as the service runs."""
+    while True:
+        await asyncio.sleep(SWEEP_SECONDS)
+        try:
+            await run_in_threadpool(uploads.sweep, database, settings)
+        except Exception:
+            log.exception("expired uploads could not be swept; tried again later")
 
 
 class Edge:
@@ -123,6 +143,8 @@ class Edge:
                 added["Referrer-Policy"] = "no-referrer"
                 added["X-Frame-Options"] = "DENY"
                 added.setdefault("Cache-Control", "no-store")
+                if scope["path"].startswith("/v1/uploads"):
+                    added["Tus-Resumable"] = upload_routes.VERSION
             await send(message)
 
         if self._too_large(scope, headers):
@@ -154,5 +176,5 @@ class Edge:
 
 def _streams(scope: Scope) -> bool:
     path = scope["path"]
-    named = path == "/v1/datasets" or path.startswith("/predictions/")
+    named = path == "/v1/datasets" or path.startswith(("/predictions/", "/v1/uploads/"))
     return bool(named or path.endswith(("/classify", "/versions", "/infer")))

@@ -54,6 +54,11 @@ async def archive(request: Request, settings: Settings) -> Received:
         raise
 
 
+async def small(request: Request, settings: Settings) -> bytes:
+    """A JSON body on a route that otherwise streams."""
+    return b"".join([piece async for piece in stream(request, settings.max_body_bytes, settings)])
+
+
 async def stream(request: Request, limit: int, settings: Settings) -> AsyncIterator[bytes]:
     """The body in pieces. Raises PayloadTooLarge beyond `limit` bytes, RequestTimeout when the client falls silent."""
     declared = request.headers.get("content-length", "0")

@@ -1,17 +1,18 @@
 """`/v1/datasets`: upload archives of labelled pictures, and look at what became of them."""
 
 import hashlib
-from typing import Annotated, Any, Literal
+import json
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from service.api import importing, shapes
-from service.api.bodies import Received, media_type
+from service.api.bodies import Received, media_type, small
 from service.api.context import Answer, DatabaseDep, Once, OnceDep, Reading, SettingsDep, require
 from service.api.examples import DATASET, ITEM, PUSHED, VERSION, answers, listed
 from service.api.paging import PageDep
@@ -36,7 +37,9 @@ ZIP_BODY: dict[str, Any] = {
             "multipart/form-data": {
                 "schema": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}}
             },
-            "application/json": {"schema": {"type": "object", "properties": {"name": {"type": "string"}}}},
+            "application/json": {
+                "schema": {"type": "object", "properties": {"name": {"type": "string"}, "upload": {"type": "string"}}}
+            },
         },
     }
 }
@@ -44,6 +47,11 @@ ZIP_BODY: dict[str, Any] = {
 
 class NewDataset(Strict):
     name: Name
+    upload: str | None = None
+
+
+class FromUpload(Strict):
+    upload: str
 
 
 @router.post("", status_code=202, dependencies=[writes], openapi_extra=ZIP_BODY, responses=answers(PUSHED, 202))
@@ -54,16 +62,22 @@ async def create(
     once: OnceDep,
     name: Annotated[Name | None, Query(description="name of the new dataset, when a zip is the body")] = None,
 ) -> JSONResponse:
-    """A new dataset. With a zip as the body, an import job fills its first version; with JSON, it starts empty."""
-    if media_type(request) == "application/json":
-        return await run_in_threadpool(_create_empty, db, once, await request.body())
+    """A new dataset. An import job fills its first version from the zip in the body, or from the `upload` that JSON
+    names; with neither, it starts empty."""
+    body = await small(request, settings) if media_type(request) == "application/json" else None
+    wanted = None if body is None else _parsed(NewDataset, body)
+    name = wanted.name if wanted else name
     if name is None:
         raise BadRequest("name_missing", "the dataset needs a name", hint="add ?name=flowers", param="name")
 
     def make(session: Session, received: Received) -> Answer:
         return importing.add_version(session, versions.create_dataset(session, name), received, settings)
 
-    return await importing.upload(request, settings, db, once, make)
+    if body is None or wanted is None:
+        return await importing.upload(request, settings, db, once, make)
+    if wanted.upload is None:
+        return await run_in_threadpool(_create_empty, db, once, name, body)
+    return await run_in_threadpool(importing.take, wanted.upload, body, settings, db, once, make)
 
 
 @router.post(
@@ -81,23 +95,33 @@ async def add_version(
     once: OnceDep,
     mode: Literal["replace"] = "replace",
 ) -> JSONResponse:
-    """The dataset's next version, made of the zip in the body."""
+    """The dataset's next version, made of the zip in the body, or of the `upload` that JSON names."""
 
     def make(session: Session, received: Received) -> Answer:
         return importing.add_version(session, versions.find_dataset(session, dataset), received, settings)
 
+    if media_type(request) == "application/json":
+        body = await small(request, settings)
+        wanted = _parsed(FromUpload, body).upload
+        return await run_in_threadpool(importing.take, wanted, body, settings, db, once, make)
     return await importing.upload(request, settings, db, once, make)
 
 
-def _create_empty(db: Database, once: Once, body: bytes) -> JSONResponse:
+Body = TypeVar("Body", bound=BaseModel)
+
+
+def _parsed(kind: type[Body], body: bytes) -> Body:
     try:
-        wanted = NewDataset.model_validate_json(body)
+        return kind.model_validate_json(body)
     except ValidationError as error:
         errors = [{**first, "loc": ("body", *first["loc"])} for first in error.errors()]
-        raise from_validation(errors, None) from error
+        readable = errors[0]["type"] != "json_invalid"
+        raise from_validation(errors, json.loads(body) if readable else None) from error
 
+
+def _create_empty(db: Database, once: Once, name: str, body: bytes) -> JSONResponse:
     def make(session: Session) -> Answer:
-        dataset = versions.create_dataset(session, wanted.name)
+        dataset = versions.create_dataset(session, name)
         return Answer(201, shapes.dataset(dataset, 0), {"Location": f"/v1/datasets/{dataset.name}"})
 
     with db.write() as session:

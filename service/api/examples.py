@@ -150,6 +150,14 @@ SEARCH_JOB = {
     "finished_at": TIME,
 }
 DATASET = {"object": "dataset", "id": "ds_06b2c9a1", "name": "flowers", "versions": 1, "created_at": TIME}
+UPLOAD = {
+    "object": "upload",
+    "id": "up_06b2c9a1",
+    "bytes": 5242880,
+    "received": 0,
+    "created_at": TIME,
+    "expires_at": TIME,
+}
 PUSHED = {"id": "ds_06b2c9a1", "name": "flowers", "version": 1, "job": IMPORT_JOB}
 REPORT = {
     "accepted": 180,
@@ -184,6 +192,19 @@ ITEM = {
     "height": 480,
     "flags": [],
     "labels": ["rose"],
+}
+LISTED = {"image": "5e88…", "path": "rose/01.jpg", "label": "rose", "split": "train"}
+DIFFERENCES = {
+    "object": "dataset_comparison",
+    "dataset": "flowers",
+    "from": 1,
+    "to": 2,
+    "pictures": {"from": 180, "to": 181, "both": 180},
+    "counts": {"added": 1, "removed": 0, "relabelled": 1, "moved": 1},
+    "added": [{**LISTED, "image": "77ab…", "path": "rose/91.jpg"}],
+    "removed": [],
+    "relabelled": [{**LISTED, "from": "tulip", "to": "rose"}],
+    "moved": [{**LISTED, "from": "test", "to": "train"}],
 }
 EVENT = {"id": "evt_12", "type": "status", "time": TIME, "data": {"status": "running", "attempt": 1}}
 CHECKPOINT = {
@@ -230,7 +251,13 @@ EVALUATION = {
     "accuracy": {"value": 0.963, "low": 0.817, "high": 0.993},
     "per_class": [{"label": "rose", "precision": 0.93, "recall": 1.0, "f1": 0.966, "support": 14}],
     "confusion_matrix": {"labels": ["rose", "tulip"], "counts": [[14, 0], [1, 12]]},
-    "calibration": {"ece_before": 0.041, "ece_after": 0.018, "temperature": 1.31},
+    "calibration": {
+        "ece_before": 0.041,
+        "ece_after": 0.018,
+        "temperature": 1.31,
+        "bins": [{"from": 0.933, "to": 1.0, "n": 25, "confidence": 0.98, "accuracy": 1.0}],
+    },
+    "thresholds": [{"threshold": 0.9, "precision": 1.0, "recall": 0.926, "answered": 0.926}],
     "mistakes": [{"image": "5e88…", "label": "tulip", "predicted": "rose", "probability": 0.71}],
     "prediction_sets": [
         {"coverage": 0.95, "empirical": {"value": 0.963, "low": 0.817, "high": 0.993}, "mean_size": 1.15}

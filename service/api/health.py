@@ -48,6 +48,7 @@ def info(settings: SettingsDep, db: DatabaseDep) -> dict[str, Any]:
     """Version, database and limits."""
     names = (
         "max_upload_bytes",
+        "max_uploads",
         "max_archive_entries",
         "max_unpacked_bytes",
         "max_image_bytes",

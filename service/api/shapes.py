@@ -17,6 +17,7 @@ from service.db.tables import (
     Prediction,
     PredictionItem,
     Shadow,
+    Upload,
 )
 from service.ids import rfc3339
 from service.jobs import TERMINAL
@@ -64,6 +65,17 @@ def dataset(row: Dataset, versions: int) -> dict[str, Any]:
         "name": row.name,
         "versions": versions,
         "created_at": rfc3339(row.created_at),
+    }
+
+
+def upload(row: Upload) -> dict[str, Any]:
+    return {
+        "object": "upload",
+        "id": row.id,
+        "bytes": row.bytes,
+        "received": row.received,
+        "created_at": rfc3339(row.created_at),
+        "expires_at": rfc3339(row.expires_at),
     }
 
 

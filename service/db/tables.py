@@ -344,3 +344,15 @@ class Measurement(Base):
     key: Mapped[str] = mapped_column(String, primary_key=True)
     value: Mapped[Json]
     created_at: Mapped[float]
+
+
+class Upload(Base):
+    """An archive that arrives in pieces. `received` counts the bytes that are safely in its file."""
+
+    __tablename__ = "uploads"
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    bytes: Mapped[int]
+    received: Mapped[int]
+    about: Mapped[str]  # Upload-Metadata as the client gave it
+    created_at: Mapped[float]
+    expires_at: Mapped[float]

@@ -57,7 +57,7 @@ export async function request(method, where, options) {
   return response.status === 204 ? null : response.json();
 }
 
-async function answer(method, where, options) {
+export async function answer(method, where, options) {
   let response;
   try {
     response = await fetch(where, { method, credentials: "same-origin", ...options });

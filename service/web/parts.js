@@ -54,8 +54,8 @@ export function facts(pairs) {
   );
 }
 
-/** A bar from 0 to 1 with its label before and its value after. */
-export function bar(label, share, value) {
+/** A bar from 0 to 1 with its label before and its value after; `mark` is a place on it that matters. */
+export function bar(label, share, value, mark) {
   return h(
     "div.bar-row",
     {},
@@ -64,6 +64,7 @@ export function bar(label, share, value) {
       "span.bar-track",
       { "aria-hidden": "true" },
       h("span.bar-fill", { vars: { share: Math.max(0, Math.min(1, share)) } }),
+      mark !== undefined && h("span.bar-mark", { vars: { mark } }),
     ),
     h("span.bar-value", {}, value),
   );

@@ -24,7 +24,7 @@ export function picture(where, item, more = []) {
     image,
     facts([
       item.path && ["File", item.path],
-      ["Label", item.label],
+      ["Label", item.labels ? item.labels.join(", ") || "none" : item.label],
       item.split && ["Split", item.split],
       item.width && ["Size", `${item.width} x ${item.height} px`],
       ...more,

@@ -1,35 +1,101 @@
-// Sends a file and tells how far it is; fetch cannot say that, XMLHttpRequest can. Also finds the files of a dropped
-// folder.
+// Sends a file in pieces, by tus (tus.io): a broken connection or a service that is started again costs one piece. Tells
+// how far it is; fetch cannot say that, XMLHttpRequest can. Also finds the files of a dropped folder.
 
-import { ApiError, failure, randomKey } from "./api.js";
+import { answer, ApiError, failure, randomKey, request } from "./api.js";
 
-/** Resolves to the answer's JSON. `onProgress({sent, total, perSecond, left})` in bytes and seconds. */
-export function send(where, blob, onProgress, signal) {
+const PIECE = 4 * 1024 ** 2; // bytes
+const TUS = { "Tus-Resumable": "1.0.0" };
+const MOST_TRIES = 60; // without a byte more: some seven minutes
+const LONGEST_PAUSE = 8000; // ms
+
+/**
+ * Resolves to the id of the finished upload. `onProgress({sent, total, perSecond, left})` in bytes and seconds;
+ * `perSecond` is null while the connection is broken.
+ */
+export async function send(blob, onProgress, signal) {
+  const headers = { ...TUS, "Upload-Length": String(blob.size), "Idempotency-Key": randomKey() };
+  const { id } = await request("POST", "/v1/uploads", { headers, signal });
+  let offset = 0;
+  let failures = 0;
+  let tell = teller(blob.size, offset, onProgress);
+  try {
+    while (offset < blob.size) {
+      try {
+        offset = await piece(id, blob, offset, tell, signal);
+        failures = 0;
+      } catch (error) {
+        failures += 1;
+        if (!passing(error) || failures > MOST_TRIES) throw error;
+        onProgress({ sent: offset, total: blob.size, perSecond: null });
+        await pause(Math.min(250 * 2 ** failures, LONGEST_PAUSE), signal);
+        offset = await kept(id, offset, signal);
+        tell = teller(blob.size, offset, onProgress);
+      }
+    }
+  } catch (error) {
+    discard(id);
+    throw error;
+  }
+  return id;
+}
+
+/** Throws an upload away; it would go by itself in time. */
+export function discard(id) {
+  return request("DELETE", `/v1/uploads/${id}`, { headers: TUS }).catch(() => null);
+}
+
+const passing = ({ status, name }) => name !== "AbortError" && (status >= 500 || [0, 408, 409, 423].includes(status));
+
+function teller(total, from, onProgress) {
+  const started = performance.now();
+  return (sent) => {
+    const perSecond = (sent - from) / Math.max((performance.now() - started) / 1000, 0.001);
+    onProgress({ sent, total, perSecond, left: (total - sent) / perSecond });
+  };
+}
+
+/** How many bytes the service has; what was known before, when it does not answer. */
+async function kept(id, known, signal) {
+  try {
+    const response = await answer("HEAD", `/v1/uploads/${id}`, { headers: TUS, signal });
+    return Number(response.headers.get("Upload-Offset"));
+  } catch (error) {
+    if (passing(error)) return known;
+    throw error;
+  }
+}
+
+function pause(milliseconds, signal) {
   return new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest();
-    const started = performance.now();
-    request.upload.onprogress = ({ loaded }) => {
-      const perSecond = loaded / Math.max((performance.now() - started) / 1000, 0.001);
-      onProgress({ sent: loaded, total: blob.size, perSecond, left: (blob.size - loaded) / perSecond });
+    const timer = setTimeout(resolve, milliseconds);
+    signal.addEventListener("abort", () => (clearTimeout(timer), reject(stopped())), { once: true });
+  });
+}
+
+const stopped = () => new DOMException("The upload was stopped.", "AbortError");
+
+/** Sends the next piece; resolves to the offset after it. */
+function piece(id, blob, offset, tell, signal) {
+  return new Promise((resolve, reject) => {
+    if (signal.aborted) return void reject(stopped());
+    const asked = new XMLHttpRequest();
+    const stop = () => asked.abort();
+    asked.upload.onprogress = ({ loaded }) => tell(offset + loaded);
+    asked.onload = () => {
+      if (asked.status < 300) resolve(Number(asked.getResponseHeader("Upload-Offset")));
+      else reject(failure(asked.status, asked.responseText));
     };
-    request.onload = () => {
-      if (request.status < 300) resolve(JSON.parse(request.responseText));
-      else reject(failure(request.status, request.responseText));
-    };
-    request.onerror = () => reject(new ApiError(
+    asked.onerror = () => reject(new ApiError(
       0,
-      {
-        code: "unreachable",
-        detail: "The connection broke during the upload.",
-        hint: "Nothing was stored; send it again.",
-      },
+      { code: "unreachable", detail: "The connection broke.", hint: "Is `fovea up` still running? Send it again." },
     ));
-    request.onabort = () => reject(new DOMException("The upload was stopped.", "AbortError"));
-    signal.addEventListener("abort", () => request.abort());
-    request.open("POST", where);
-    request.setRequestHeader("Content-Type", "application/zip");
-    request.setRequestHeader("Idempotency-Key", randomKey());
-    request.send(blob);
+    asked.onabort = () => reject(stopped());
+    asked.onloadend = () => signal.removeEventListener("abort", stop);
+    signal.addEventListener("abort", stop);
+    asked.open("PATCH", `/v1/uploads/${id}`);
+    const headers = { ...TUS, "Content-Type": "application/offset+octet-stream", "Upload-Offset": String(offset) };
+    for (const [name, value] of Object.entries(headers)) asked.setRequestHeader(name, value);
+    asked.send(blob.slice(offset, offset + PIECE));
   });
 }
 

@@ -17,6 +17,7 @@ Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
 BATCH = 256
 BINS = 15
+THRESHOLDS = (*(k / 50 for k in range(50)), 0.99)
 MAX_MISTAKES = 1000
 
 
@@ -87,13 +88,44 @@ def calibration_error(chances: NDArray[np.float64], labels: Labels) -> float:
 
 def binned_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
     """(M,) how sure, and (M,) whether rightly: the mean gap of the two, in bins of equal width."""
+    gaps = [row["n"] * abs(row["accuracy"] - row["confidence"]) for row in reliability(confidence, right)]
+    return float(sum(gaps) / max(len(confidence), 1))
+
+
+def reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """The same bins one by one, without the empty: a reliability diagram (DeGroot and Fienberg 1983)."""
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = [
-        (bins == k).mean() * abs(right[bins == k].mean() - confidence[bins == k].mean())
-        for k in range(BINS)
-        if (bins == k).any()
+    return [
+        {
+            "from": k / BINS,
+            "to": (k + 1) / BINS,
+            "n": int((bins == k).sum()),
+            "confidence": float(confidence[bins == k].mean()),
+            "accuracy": float(right[bins == k].mean()),
+        }
+        for k in np.unique(bins).tolist()
     ]
-    return float(sum(gaps))
+
+
+def by_threshold(chances: NDArray[np.float64], right: NDArray[np.bool_], there: int) -> list[dict[str, Any]]:
+    """What comes of giving only labels with at least a probability, for each of `THRESHOLDS`.
+
+    (N, C) probabilities of the labels that might be given to each picture, and whether each is right; `there` is how
+    many right ones exist. `answered` is the share of pictures with a label; `precision` is null when none has one.
+    """
+    rows = []
+    for threshold in THRESHOLDS:
+        given = chances >= threshold
+        said, found = int(given.sum()), int((given & right).sum())
+        rows.append(
+            {
+                "threshold": threshold,
+                "precision": found / said if said else None,
+                "recall": found / max(there, 1),
+                "answered": float(given.any(1).mean()) if len(given) else 0.0,
+            }
+        )
+    return rows
 
 
 def report(
@@ -114,7 +146,9 @@ def report(
             "ece_before": calibration_error(probabilities(logits, 1.0), labels),
             "ece_after": calibration_error(chances, labels),
             "temperature": fitted_temperature,
+            "bins": reliability(chances.max(1), predicted == labels),
         },
+        "thresholds": by_threshold(chances.max(1)[:, None], (predicted == labels)[:, None], len(labels)),
         "mistakes": _mistakes(chances, labels, classes, images),
     }
 

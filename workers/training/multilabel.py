@@ -13,7 +13,7 @@ from scipy.optimize import minimize_scalar
 from service.inference.score import sigmoids
 from service.labels import joined
 from workers.training import trust
-from workers.training.evaluate import MAX_MISTAKES, Judged, binned_error
+from workers.training.evaluate import MAX_MISTAKES, Judged, binned_error, by_threshold, reliability
 from workers.training.trust import Answers, share
 
 Floats = NDArray[np.float64]
@@ -92,7 +92,9 @@ def judge(split: str, test: Answers, held_out: Answers, classes: list[str], imag
             "ece_before": _calibration_error(sigmoids(test.logits, 1.0), truth),
             "ece_after": _calibration_error(chances, truth),
             "temperature": fitted,
+            "bins": reliability(chances.ravel(), truth.ravel()),
         },
+        "thresholds": by_threshold(chances, truth, int(truth.sum())),
         "mistakes": _mistakes(given, truth, chances, classes, images),
         "prediction_sets": None,
         "out_of_distribution": trust.strangeness_report(strangeness, test),

@@ -83,7 +83,8 @@ async function classify(ref, form, signal) {
 function overlay(picture, { label, png }) {
   const map = h("img.map", { alt: "", src: `data:image/png;base64,${png}`, hidden: true });
   const flip = (event) => (map.hidden = !event.target.checked);
-  picture.append(map, h("label.check", {}, h("input", { type: "checkbox", onchange: flip }), `where it saw ${label}`));
+  const words = label === null ? "where it looked" : `where it saw ${label}`;
+  picture.append(map, h("label.check", {}, h("input", { type: "checkbox", onchange: flip }), words));
 }
 
 function waiting(file) {
@@ -109,9 +110,11 @@ function said(result, timing, pictures) {
   if (result.error) return errorBox(result.error);
   const ms = (value) => `${format.decimals(value, 1)} ms`;
   return [
-    h("h2", {}, result.label, h("span.muted", {}, ` ${format.percent(result.probability)}`)),
+    h("h2", {}, heading(result), result.label !== null && h("span.muted", {}, ` ${surest(result)}`)),
     result.decision === "abstain" && strange(result.ood),
-    result.predictions.map((one) => bar(one.label, one.probability, format.percent(one.probability))),
+    result.predictions.map((one) => bar(one.label, one.probability, format.percent(one.probability), one.threshold)),
+    result.predictions.some((one) => "threshold" in one) &&
+      h("p.muted", {}, "The mark on each bar: from there on the label is given."),
     result.prediction_set && h("p", {}, certain(result.prediction_set)),
     h(
       "p.muted",
@@ -123,6 +126,11 @@ function said(result, timing, pictures) {
     ),
   ];
 }
+
+/** A model of several labels may give one, many or none. */
+const heading = ({ labels }) => (labels.length ? labels.join(", ") : "None of its labels");
+const surest = ({ labels, probability }) =>
+  labels.length > 1 ? `the first with ${format.percent(probability)}` : format.percent(probability);
 
 function strange({ p_value: chance }) {
   const words = `Of pictures like those it learned from, ${format.percent(chance)} look as strange to it.`;

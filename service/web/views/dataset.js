@@ -26,7 +26,24 @@ export async function view({ args: [name, wanted], signal }) {
   ];
   const body = h("div.stack");
   fill(body, name, version, signal);
-  return [head(title, name, version, versions), body];
+  return [head(title, name, version, versions), body, differencesCard(name, version, versions)];
+}
+
+/** What the version has that another one has not; the module is fetched when it is asked for. */
+function differencesCard(name, version, versions) {
+  const others = versions.filter((row) => row.status === "ready" && row.number !== version.number);
+  if (version.status !== "ready" || !others.length) return null;
+  const place = h("div", { "aria-live": "polite" });
+  const pick = choice([["", "Choose one"], ...others.map((row) => [String(row.number), `Version ${row.number}`])], "");
+  pick.addEventListener("change", async () => {
+    try {
+      const { differences } = await import("../differences.js");
+      show(place, pick.value ? await differences(name, Number(pick.value), version.number) : []);
+    } catch (error) {
+      show(place, errorBox(error));
+    }
+  });
+  return card("What is new against another version?", field("Other version", pick), place);
 }
 
 function head(title, name, version, versions) {

@@ -1,11 +1,11 @@
 // The datasets there are, and a place to drop a new one.
 
-import { get, path, rows } from "../api.js";
+import { path, post, rows } from "../api.js";
 import { h, show } from "../dom.js";
 import * as format from "../format.js";
 import { card, chooser, doing, dropZone, empty, errorBox, field, progress, table } from "../parts.js";
 import { go, link } from "../router.js";
-import { chosen, dropped, send } from "../upload.js";
+import { chosen, discard, dropped, send } from "../upload.js";
 
 export async function view({ signal }) {
   const known = await rows("/v1/datasets", {}, { signal });
@@ -89,15 +89,24 @@ async function upload(files, nameField, known, said, signal) {
   const name = (nameField.value.trim() || suggested(files)).normalize("NFC");
   try {
     const blob = await archive(files, line, meter, stop.signal);
-    const where = known.some((row) => row.name === name)
-      ? path("datasets", name, "versions")
-      : `/v1/datasets?${new URLSearchParams({ name })}`;
-    const pushed = await send(where, blob, (now) => tell(now, line, meter), stop.signal);
+    const sent = await send(blob, (now) => tell(now, line, meter), stop.signal);
+    line.textContent = "Looking into the archive…";
+    cancel.remove();
+    const pushed = await make(name, sent, known).catch((error) => {
+      discard(sent);
+      throw error;
+    });
     go("dataset", [pushed.name, String(pushed.version)]);
   } catch (error) {
     show(said);
     throw error;
   }
+}
+
+/** A finished upload becomes a dataset, or the next version of a known one. */
+function make(name, sent, known) {
+  if (known.some((row) => row.name === name)) return post(path("datasets", name, "versions"), { upload: sent });
+  return post("/v1/datasets", { name, upload: sent });
 }
 
 async function archive(files, line, meter, signal) {
@@ -112,9 +121,10 @@ async function archive(files, line, meter, signal) {
 
 function tell({ sent, total, perSecond, left }, line, meter) {
   meter.value = total ? sent / total : 0;
-  line.textContent = sent < total
-    ? `${format.bytes(sent)} of ${format.bytes(total)}, ${format.bytes(perSecond)}/s, ${format.seconds(left)} left`
-    : "Looking into the archive…";
+  const share = `${format.bytes(sent)} of ${format.bytes(total)}`;
+  line.textContent = perSecond === null
+    ? `${share}. The connection is broken; it goes on as soon as the service answers.`
+    : `${share}, ${format.bytes(Math.round(perSecond))}/s, ${format.seconds(left)} left`;
 }
 
 /** The file's or the top folder's name, without what no name may contain. */

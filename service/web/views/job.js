@@ -11,7 +11,7 @@ import { what } from "./watch.js";
 
 const CURVES = [
   ["Loss", ["train/loss", "val/loss"], (value) => Number(value).toPrecision(3)],
-  ["Accuracy", ["train/accuracy", "val/accuracy"], (value) => format.percent(value)],
+  ["Accuracy", ["train/accuracy", "val/accuracy", "val/mean_average_precision"], (value) => format.percent(value)],
   ["Learning rate", ["lr"], (value) => Number(value).toPrecision(2)],
 ];
 const SHOWN_EVENTS = 200;
@@ -109,6 +109,7 @@ function buttons(job, said) {
 function outcome(job, said) {
   const { model, version, metrics } = job.result;
   const right = metrics ? format.percent(metrics.accuracy) : "it is";
+  const several = metrics?.mean_average_precision;
   const again = doing(said, async () => go("watch", [(await post(`${path("jobs", job.id)}:reproduce`)).id]));
   return h(
     "div.notice.good",
@@ -117,6 +118,7 @@ function outcome(job, said) {
       "strong",
       {},
       `${model}, version ${version}: ${right} right on pictures it never saw.`,
+      several && ` Mean average precision: ${format.percent(several)}.`,
     ),
     h(
       "div.row",
@@ -132,7 +134,7 @@ function outcome(job, said) {
 function curves(id, signal) {
   const charts = CURVES.map(([title, , formatY]) => chart(title, "epoch", formatY));
   const series = new Map();
-  const curve = (name) => ({ name: name.replace("/", " "), points: series.get(name) });
+  const curve = (name) => ({ name: name.replace(/[/_]/g, " "), points: series.get(name) });
   const known = (some) => some.filter((name) => series.has(name)).map(curve);
   const draw = () => CURVES.forEach(([, some], k) => charts[k].draw(known(some)));
   const add = (name, epoch, value) => {
@@ -184,7 +186,7 @@ function line({ type, time, data }) {
 }
 
 function measured(data) {
-  const names = ["train/loss", "val/loss", "val/accuracy"].filter((name) => name in data);
+  const names = ["train/loss", "val/loss", "val/accuracy", "val/mean_average_precision"].filter((name) => name in data);
   return names.map((name) => `${name} ${format.decimals(data[name])}`).join(", ");
 }
 

@@ -5,6 +5,7 @@ import { h, show } from "../dom.js";
 import * as format from "../format.js";
 import { thumbnail } from "../gallery.js";
 import { card, choice, errorBox, facts, field, table } from "../parts.js";
+import { reliability, thresholds } from "../figures.js";
 import { chosen, itemsOf } from "../models.js";
 import { picture } from "../picture.js";
 import { link } from "../router.js";
@@ -21,17 +22,25 @@ export async function view({ args: [ref], signal }) {
     head,
     verdict(found, version, exact),
     matrixCard(found, where),
-    comparison(exact, versions, where),
+    comparison(exact, versions, where, several(found)),
     classes(found),
+    found.thresholds && thresholds(found.thresholds, several(found)),
     calibration(found),
     worst(found, where),
   ];
 }
 
-function verdict({ accuracy, n, split, mistakes }, version, ref) {
+function verdict(found, version, ref) {
+  const { accuracy, n, split, mistakes } = found;
+  const what = several(found) ? "right in every label" : "right";
   return card(
     null,
-    h("p.figure", {}, format.percent(accuracy.value), h("span", {}, ` right on ${format.count(n)} ${split} pictures`)),
+    h(
+      "p.figure",
+      {},
+      format.percent(accuracy.value),
+      h("span", {}, ` ${what} on ${format.count(n)} ${split} pictures`),
+    ),
     h(
       "div.interval",
       { "aria-hidden": "true", vars: { low: accuracy.low, high: accuracy.high, value: accuracy.value } },
@@ -45,6 +54,8 @@ function verdict({ accuracy, n, split, mistakes }, version, ref) {
         `${format.percent(accuracy.high)} of such pictures. ${advice(accuracy, n)}`,
     ),
     facts([
+      several(found) && ["Mean average precision", format.percent(found.mean_average_precision)],
+      several(found) && ["F1 of all labels together", format.percent(found.micro_f1)],
       ["Mistakes", format.count(mistakes.length)],
       ["Parameters", format.count(version.parameters)],
       ["Picture", `${version.image_size} px`],
@@ -67,7 +78,11 @@ function advice({ low, high }, n) {
   return "Look at the mistakes below: often it is the label that is wrong.";
 }
 
+/** May a picture have several labels, or none? Then no matrix tells what was taken for what. */
+const several = (found) => found.confusion_matrix === null;
+
 function matrixCard(found, where) {
+  if (several(found)) return null;
   const cellCard = h("div", { "aria-live": "polite" });
   const open = (label, predicted) => show(
     cellCard,
@@ -144,7 +159,10 @@ function confusions({ labels, counts }, open) {
 }
 
 function pictures(mistakes, where) {
-  const more = (one) => [["It said", one.predicted], ["With probability", format.percent(one.probability)]];
+  const more = (one) => [
+    ["It said", named(one.predicted, one.predicted_labels)],
+    ["With probability", format.percent(one.probability)],
+  ];
   return [
     h(
       "div.thumbs",
@@ -153,20 +171,26 @@ function pictures(mistakes, where) {
         where,
         one,
         () => picture(where, one, more(one)),
-        `${one.label} → ${one.predicted} ${format.percent(one.probability, 0)}`,
+        `${named(one.label, one.labels)} → ${named(one.predicted, one.predicted_labels)} ${format.percent(one.probability, 0)}`,
       )),
     ),
     mistakes.length > SHOWN && h("p.muted", {}, `${format.count(mistakes.length - SHOWN)} more.`),
   ];
 }
 
+/** A label as it is, or, where a picture may have several, their names. */
+const named = (label, labels) => (labels ? labels.join(", ") || "no label" : label);
+
 /** Against another version of the model, on the same pictures: is the difference more than chance? */
-function comparison(ref, versions, where) {
+function comparison(ref, versions, where, many) {
   const others = versions.map((row) => `${row.model}:${row.version}`).filter((name) => name !== ref);
   if (!others.length) return null;
   const place = h("div", { "aria-live": "polite" });
   const pick = choice([["", "Choose one"], ...others.map((name) => [name, name])], "", { id: "other-version" });
-  const look = async () => compared(await get("/v1/models/compare", { a: pick.value, b: ref }), pick.value, ref, where);
+  const look = async () => {
+    const found = await get("/v1/models/compare", { a: pick.value, b: ref });
+    return compared(found, pick.value, ref, where, many);
+  };
   pick.addEventListener("change", async () => {
     try {
       show(place, pick.value && (await look()));
@@ -177,13 +201,13 @@ function comparison(ref, versions, where) {
   return card("Better than another version?", field("Other version", pick), place);
 }
 
-function compared(found, before, now, where) {
+function compared(found, before, now, where, many) {
   const { value, low, high } = found.accuracy_difference;
   const sure = found.p_value < 0.05 ? "more than chance explains" : "no more than chance may explain";
   const points = (share) => `${share > 0 ? "+" : ""}${(100 * share).toFixed(1)}`;
   const changed = found.changed.slice(0, SHOWN).map((one) => {
-    const words = `${one.label}: ${one.a} → ${one.b}`;
-    return thumbnail(where, one, () => picture(where, one, [[before, one.a], [now, one.b]]), words);
+    const [label, a, b] = [one.label, one.a, one.b].map((name) => named(name, many && name.split(";").filter(Boolean)));
+    return thumbnail(where, one, () => picture(where, one, [[before, a], [now, b]]), `${label}: ${a} → ${b}`);
   });
   return [
     h("p", {}, `${points(value)} points against ${before} (between ${points(low)} and ${points(high)}): ${sure}.`),
@@ -196,8 +220,13 @@ function compared(found, before, now, where) {
   ];
 }
 
-function classes({ per_class: perClass }) {
-  const share = (key) => ({ value: (row) => row[key], cell: (row) => format.percent(row[key]), numeric: true });
+function classes(found) {
+  const shown = (value) => (value === null ? "–" : format.percent(value));
+  const share = (key) => ({ value: (row) => row[key], cell: (row) => shown(row[key]), numeric: true });
+  const own = [
+    { title: "Average precision", ...share("average_precision") },
+    { title: "Given from", ...share("threshold") },
+  ];
   return card(
     "Class by class",
     table(
@@ -207,15 +236,16 @@ function classes({ per_class: perClass }) {
         { title: "Precision", ...share("precision") },
         { title: "Recall", ...share("recall") },
         { title: "F1", ...share("f1") },
+        ...(several(found) ? own : []),
         { title: "Pictures", value: (row) => row.support, cell: (row) => format.count(row.support), numeric: true },
       ],
-      perClass,
+      found.per_class,
     ),
     h("p.muted", {}, "Precision: of what it called so, how much was. Recall: of what was so, how much it found."),
   );
 }
 
-function calibration({ calibration: { ece_before: before, ece_after: after, temperature } }) {
+function calibration({ calibration: { ece_before: before, ece_after: after, temperature, bins } }) {
   return card(
     "Can its probabilities be believed?",
     facts([
@@ -228,6 +258,7 @@ function calibration({ calibration: { ece_before: before, ece_after: after, temp
       {},
       `When it says 90 %, it is right in about 90 % of cases, give or take ${format.percent(after)} on average.`,
     ),
+    bins && reliability(bins),
   );
 }
 
