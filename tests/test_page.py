@@ -3,6 +3,7 @@
 import json
 import re
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -222,6 +223,15 @@ def test_a_picture_is_dropped_and_classified(taught: Visit) -> None:
     )
     page.locator(".drop").dispatch_event("drop", {"dataTransfer": transfer})
     expect(page.locator(".answer h2")).to_contain_text("%")
+    assert taught.complaints == []
+
+
+def test_a_bundle_is_made_and_comes_down(taught: Visit, tmp_path: Path) -> None:
+    taught.open("serve", "Serve")
+    with taught.page.expect_download(timeout=120_000) as coming:
+        taught.page.get_by_role("button", name="Bundle of").first.click()
+    coming.value.save_as(tmp_path / "bundle.zip")
+    assert "verify.py" in zipfile.ZipFile(tmp_path / "bundle.zip").namelist()
     assert taught.complaints == []
 
 

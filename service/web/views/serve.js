@@ -1,6 +1,7 @@
 // What runs and who may use it: model versions, keys, health.
 
 import { get, path, post, remove, rows } from "../api.js";
+import { download } from "../bundle.js";
 import { h, show } from "../dom.js";
 import * as format from "../format.js";
 import { ask, badge, card, doing, empty, errorBox, facts, field, snippet, table } from "../parts.js";
@@ -42,8 +43,10 @@ function modelCard(versions) {
     "Train one; it answers over HTTP as soon as it is certified.",
     h("a.button.primary", { href: "#/train" }, "Train a model"),
   );
+  const said = h("div", { "aria-live": "polite" });
   return card(
     "Models",
+    said,
     table(
       "Model versions",
       [
@@ -79,6 +82,7 @@ function modelCard(versions) {
           cell: (row) => h("code", { title: row.weights_sha256 }, row.weights_sha256.slice(0, 12)),
         },
         { title: "Made", value: (row) => row.created_at, cell: (row) => format.when(row.created_at) },
+        { title: "Take away", cell: (row) => bundleButton(`${row.model}:${row.version}`, said) },
         {
           title: "Use",
           cell: (row) => h(
@@ -91,6 +95,15 @@ function modelCard(versions) {
       versions,
     ),
   );
+}
+
+function bundleButton(ref, said) {
+  const action = doing(said, async () => {
+    show(said, h("p.muted", {}, `Preparing ${ref}: ONNX, card and golden pictures…`));
+    await download(ref);
+    show(said);
+  });
+  return h("button.quiet", { type: "button", "aria-label": `Bundle of ${ref}`, onclick: action }, "Bundle");
 }
 
 function keyCard(keys) {
