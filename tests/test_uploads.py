@@ -133,9 +133,10 @@ def test_a_second_writer_is_kept_out_until_the_first_has_gone(shared: Fovea) -> 
     first = threading.Thread(target=patch, args=(shared, where, 0, slowly()))
     first.start()
     deadline = time.monotonic() + 30
-    while (answer := patch(shared, where, 1, b"x")).status_code != 423 and time.monotonic() < deadline:
-        time.sleep(0.05)  # an offset that never fits: only the lock changes the answer
-    check(answer, 423, "upload_locked")
+    file = shared.data / "uploads" / where.rpartition("/")[2]
+    while file.stat().st_size < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    check(patch(shared, where, 0, b"x"), 423, "upload_locked")
     check(shared.http.delete(where, headers=TUS), 423, "upload_locked")
     go.set()
     first.join()
@@ -174,6 +175,11 @@ def test_uploads_are_few_and_expire(fovea: Fovea) -> None:
     fovea.start("service")
     begin(fovea, 1000)
     where = begin(fovea, 1000)
+    assert patch(fovea, where, 0, b"x" * 300).status_code == 204
+    storage = fovea.http.get("/v1/info").json()["storage"]
+    assert (storage["uploads"], storage["archives"]) == (300, 0)
+    assert storage["tables"] >= (fovea.data / "fovea.db").stat().st_size > 0
+    assert storage["free"] > 0
     check(fovea.http.post("/v1/uploads", headers={**TUS, "Upload-Length": "1"}), 429, "too_many_uploads")
     check(fovea.http.post("/v1/uploads", headers={**TUS, "Upload-Length": "1001"}), 413, "body_too_large")
     time.sleep(2.1)

@@ -394,7 +394,20 @@ NEW_KEY = {**API_KEY, "key": "fov_…"}
 SESSION = {"object": "session", "auth": "on", "scopes": ["admin"], "expires_at": TIME}
 SIGN_IN_LINK = {"object": "sign_in_link", "code": "Jq3…", "path": "/#code=Jq3…", "expires_at": TIME}
 READY = {"ready": True, "checks": {"database": "ok", "disk": "ok"}}
-INFO = {"version": "0.1.0", "database": "sqlite", "device": "auto", "limits": {"max_upload_bytes": 2147483648}}
+INFO = {
+    "version": "0.1.0",
+    "database": "sqlite",
+    "device": "auto",
+    "limits": {"max_upload_bytes": 2147483648},
+    "storage": {
+        "free": 53687091200,
+        "tables": 73400320,
+        "archives": 5242880,
+        "cache": 2211840,
+        "uploads": 0,
+        "predictions": 0,
+    },
+}
 NETWORK = {
     "name": "resnet18",
     "pretrained": True,

@@ -1,5 +1,7 @@
 """Is it alive, is it ready, how is it doing. `/livez` depends on nothing."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Depends
@@ -12,6 +14,7 @@ from service import readiness
 from service.api.context import DatabaseDep, Reading, SettingsDep, require
 from service.api.examples import INFO, READY, answers
 from service.db.tables import Job, ModelVersion
+from service.settings import Settings
 
 router = APIRouter(tags=["health"])
 
@@ -45,7 +48,7 @@ def metrics(session: Reading) -> PlainTextResponse:
 
 @router.get("/v1/info", dependencies=[Depends(require())], responses=answers(INFO))
 def info(settings: SettingsDep, db: DatabaseDep) -> dict[str, Any]:
-    """Version, database and limits."""
+    """Version, database, limits, and how many bytes what is kept takes on the disk."""
     names = (
         "max_upload_bytes",
         "max_uploads",
@@ -62,4 +65,20 @@ def info(settings: SettingsDep, db: DatabaseDep) -> dict[str, Any]:
         "database": db.engine.dialect.name,
         "device": settings.device,
         "limits": {name: getattr(settings, name) for name in names},
+        "storage": _storage(settings),
     }
+
+
+def _storage(settings: Settings) -> dict[str, int]:
+    """Bytes by what they are for. The tables are counted where they are a file of ours."""
+    folders = {name: getattr(settings, name) for name in ("archives", "cache", "uploads", "predictions")}
+    found = {name: sum(map(_size, folder.rglob("*"))) for name, folder in folders.items()}
+    tables = sum(map(_size, settings.data.glob("fovea.db*")))
+    return {"free": shutil.disk_usage(settings.data).free, "tables": tables, **found}
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        return 0  # gone in between

@@ -185,6 +185,8 @@ function healthCard(info, ready) {
       ["Tables in", info.database],
       ["Device", info.device],
     ]),
+    info.storage && h("h3", {}, "On the disk"),
+    info.storage && facts(Object.entries(info.storage).map(([what, value]) => [what, format.bytes(value)])),
     h(
       "details",
       {},
