@@ -110,6 +110,10 @@ def test_what_was_changed_is_noticed(trained: Fovea, tmp_path: Path) -> None:
     done = verify(folder)
     assert done.returncode == 1
     assert "a probability differs by 0.01" in done.stdout
+    golden[0]["probabilities"][first] -= 0.01
+    golden[0]["strangeness"] *= 1.01
+    (folder / "golden.json").write_text(json.dumps(golden))
+    assert "its strangeness is" in verify(folder).stdout
 
 
 def test_no_trace_of_the_machine_leaves_with_it(trained: Fovea) -> None:

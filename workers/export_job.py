@@ -63,7 +63,15 @@ def _golden(name: str, data: bytes, served: Program, card: dict[str, Any]) -> bu
     outputs = served.outputs(pixels[None])
     row = score.chances(outputs.logits, card)[0]
     ranks = score.ranked(row, card["classes"], len(row))
-    return build.Golden(name, data, score.labels(row, card), {one["label"]: one["probability"] for one in ranks})
+    return build.Golden(
+        name=name,
+        data=data,
+        labels=score.labels(row, card),
+        probabilities={one["label"]: one["probability"] for one in ranks},
+        strangeness=float(outputs.strangeness[0])
+        if outputs.strangeness is not None and "strangeness" in card
+        else None,
+    )
 
 
 def _prove(bundle: bytes) -> None:

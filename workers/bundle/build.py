@@ -45,6 +45,7 @@ class Golden:
     data: bytes
     labels: list[str]
     probabilities: dict[str, float]
+    strangeness: float | None
 
 
 def archive(model: bytes, card: dict[str, Any], goldens: list[Golden]) -> bytes:
@@ -87,7 +88,8 @@ def _code() -> Files:
 
 
 def _golden(one: Golden) -> dict[str, Any]:
-    return {"file": f"golden/{one.name}", "labels": one.labels, "probabilities": one.probabilities}
+    answer = {"labels": one.labels, "probabilities": one.probabilities, "strangeness": one.strangeness}
+    return {"file": f"golden/{one.name}", **answer}
 
 
 def _json(value: Any) -> bytes:

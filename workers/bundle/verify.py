@@ -9,6 +9,7 @@ are the very code with which the service reads pictures and turns the network's 
 
 import hashlib
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import onnxruntime
 
 HERE = Path(__file__).parent
 TOLERANCE = 1e-4  # of a probability
+STRANGENESS = 1e-3  # of itself: distances between features add up what probabilities level out
 MAX_PIXELS = 10**9
 
 
@@ -55,9 +57,15 @@ def different(model: "Model") -> list[str]:
     found = []
     for golden in json.loads((HERE / "golden.json").read_text("utf-8")):
         answer = model.answer((HERE / golden["file"]).read_bytes())
-        gap = max(abs(answer["probabilities"][name] - value) for name, value in golden["probabilities"].items())
-        if gap > TOLERANCE:
+        gap = float(
+            np.max([abs(answer["probabilities"][name] - value) for name, value in golden["probabilities"].items()])
+        )
+        if not gap <= TOLERANCE:  # nor is one that is no number
             found.append(f"{golden['file']}: a probability differs by {gap:.6f}")
+        elif not math.isclose(answer["strangeness"] or 0, golden["strangeness"] or 0, rel_tol=STRANGENESS):
+            found.append(
+                f"{golden['file']}: its strangeness is {answer['strangeness']} and not {golden['strangeness']}"
+            )
         elif answer["labels"] != golden["labels"] and not _close(golden, model.card):
             found.append(f"{golden['file']}: {answer['labels']} and not {golden['labels']}")
     return found
@@ -98,9 +106,12 @@ class Model:
         found: dict[str, Any] = {
             "labels": score.labels(chances, card),
             "probabilities": {row["label"]: row["probability"] for row in ranks},
+            "strangeness": None,
+            "p_value": None,
         }
         if "strangeness" in outputs and "strangeness" in card:
             seen = outputs["strangeness"].astype(np.float64)
+            found["strangeness"] = float(seen[0])
             found["p_value"] = round(float(conformal.p_values(card["strangeness"], seen)[0]), 6)
         return found
 

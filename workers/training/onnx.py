@@ -4,6 +4,7 @@ import io
 
 import torch
 
+OPSET = 20  # what ONNX Runtime 1.17 and later read
 NAMES = ("logits", "strangeness", "maps")  # in the order of a program's outputs; older ones have fewer
 
 
@@ -16,6 +17,7 @@ def to_onnx(program: bytes) -> bytes:
         input_names=["images"],
         output_names=list(NAMES[: len(outputs)]),
         dynamo=True,
+        opset_version=OPSET,
         external_data=False,
         verbose=False,
     )
