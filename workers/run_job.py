@@ -1,9 +1,11 @@
-"""The process that runs one job: waits for its job on stdin with everything imported, runs it, and exits.
+"""The process that runs one job: waits for its job on stdin with everything imported, runs it, and exits. Where the
+job was there first, only what it needs is imported: an import of pictures does not wait for torch.
 
 Exit code 0 means that the job's row tells how it ended; anything else is a death, which the supervisor writes down.
 """
 
 import ctypes
+import importlib
 import json
 import logging
 import os
@@ -11,7 +13,6 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable
 
 from service import jobs
 from service.datasets import importer
@@ -35,7 +36,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: shutting_down.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which asks by SIGTERM
     settings = Settings()
-    work = _preload()
+    if not _is_waiting():
+        _preload()
     line = sys.stdin.readline()
     if not line:
         return
@@ -43,24 +45,28 @@ def main() -> None:
     hold = Hold(order["job_id"], order["attempt"])
     _log_to(settings, hold)
     database = Database(settings.database)
-    _run(Context(settings, database, hold, shutting_down), work)
+    _run(Context(settings, database, hold, shutting_down))
 
 
-def _preload() -> dict[str, Callable[[Context, Job], None]]:
+def _is_waiting() -> bool:
+    """Has the job arrived, or the end of all jobs?"""
+    return bool(select.select([sys.stdin], [], [], 0)[0])
+
+
+def _preload() -> None:
     """Imports torch now, while there is no job to wait for it."""
-    from workers import export_job, import_job, search_job, train_job
+    from workers import train_job
 
-    if not select.select([sys.stdin], [], [], 0)[0]:
+    if not _is_waiting():
         train_job.warm_up()
-    return {"train": train_job.run, "import": import_job.run, "search": search_job.run, "export": export_job.run}
 
 
-def _run(context: Context, work: dict[str, Callable[[Context, Job], None]]) -> None:
+def _run(context: Context) -> None:
     with context.database.read() as session:
         job = jobs.get(session, context.hold.job_id)
     log.info("%s: attempt %d", job.id, job.attempt)
     try:
-        work[job.type](context, job)
+        importlib.import_module(f"workers.{job.type}_job").run(context, job)
     except Interrupted as reason:
         with context.database.write() as session:
             jobs.release(session, context.hold, f"{reason} requested")
