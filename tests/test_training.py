@@ -59,6 +59,17 @@ def finish(state: TrainState, run: Run) -> tuple[str, list[dict[str, float]]]:
     return weights_sha256(state.network.state_dict()), results
 
 
+def interrupted(spec: dict[str, Any], run: Run, plan: dict[str, Any], step: int) -> TrainState:
+    """What a second process goes on from after this step: all of it must come from the bytes."""
+    first = start(spec, CLASSES, 1, "cpu", plan)
+    for progress in train(first, run):
+        if progress.step == step:
+            break
+    second = start(spec, CLASSES, 99, "cpu", plan)  # other initial weights
+    second.load_bytes(first.to_bytes())
+    return second
+
+
 @pytest.fixture(autouse=True)
 def _yield_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.training.loop.YIELD_SECONDS", 0.0)
@@ -71,13 +82,7 @@ def test_resuming_at_any_step_ends_with_the_same_weights_and_metrics(optimizer: 
     run = make_run(spec)
     calm, told = finish(start(spec, CLASSES, 1, "cpu", PLAN), run)
 
-    first = start(spec, CLASSES, 1, "cpu", PLAN)
-    for progress in train(first, run):
-        if progress.step == steps:
-            break
-    saved = first.to_bytes()
-    second = start(spec, CLASSES, 99, "cpu", PLAN)  # other initial weights: all must come from the bytes
-    second.load_bytes(saved)
+    second = interrupted(spec, run, PLAN, steps)
     resumed, told_after = finish(second, run)
     assert resumed == calm
     assert told_after == told[len(told) - len(told_after) :]
@@ -112,12 +117,7 @@ def test_resuming_is_exact_in_the_other_memory_layout_too(optimizer: str) -> Non
     run = make_run(spec)
     run.layout = torch.channels_last
     calm, _ = finish(start(spec, CLASSES, 1, "cpu", plan), run)
-    first = start(spec, CLASSES, 1, "cpu", plan)
-    for progress in train(first, run):
-        if progress.step == 13:
-            break
-    second = start(spec, CLASSES, 99, "cpu", plan)
-    second.load_bytes(first.to_bytes())
+    second = interrupted(spec, run, plan, 13)
     assert finish(second, run)[0] == calm
 
 
@@ -126,12 +126,7 @@ def test_every_option_is_exact_when_resumed_and_changes_the_outcome(name: str) -
     spec = make_spec(**RECIPES[name])
     run = make_run(spec)
     calm, told = finish(start(spec, CLASSES, 1, "cpu", PLAN), run)
-    first = start(spec, CLASSES, 1, "cpu", PLAN)
-    for progress in train(first, run):
-        if progress.step == 9:
-            break
-    second = start(spec, CLASSES, 99, "cpu", PLAN)
-    second.load_bytes(first.to_bytes())
+    second = interrupted(spec, run, PLAN, 9)
     resumed, told_after = finish(second, run)
     assert resumed == calm
     assert told_after == told[len(told) - len(told_after) :]
@@ -146,12 +141,7 @@ def test_several_labels_are_exact_when_resumed(loss: dict[str, Any]) -> None:
     run = make_run(spec, several=True)
     calm, told = finish(start(spec, CLASSES, 1, "cpu", PLAN), run)
     assert 0 <= told[-1]["val/mean_average_precision"] <= 1
-    first = start(spec, CLASSES, 1, "cpu", PLAN)
-    for progress in train(first, run):
-        if progress.step == 9:
-            break
-    second = start(spec, CLASSES, 99, "cpu", PLAN)
-    second.load_bytes(first.to_bytes())
+    second = interrupted(spec, run, PLAN, 9)
     assert finish(second, run) == (calm, told[1:])
 
 
