@@ -85,16 +85,23 @@ def check(move: AliasMove | None, condition: Condition) -> None:
         raise PreconditionFailed("alias_moved", f"somebody was first: {present}", hint="GET the alias and decide again")
 
 
-def put(session: Session, model: Model, alias: str, number: int, by: str) -> AliasMove:
-    """Points the alias at a version. A move to where it points already adds nothing. Raises InvalidValue."""
-    mine = (ModelVersion.model_id == model.id) & (ModelVersion.number == number)
-    if session.scalar(select(ModelVersion.id).where(mine)) is None:
+def posted_version(session: Session, model: Model, number: int) -> ModelVersion:
+    """The version that a body names by its number. Raises InvalidValue."""
+    mine = select(ModelVersion).where(ModelVersion.model_id == model.id, ModelVersion.number == number)
+    row = session.scalar(mine)
+    if row is None:
         raise InvalidValue(
             "version_not_found",
             f"{model.name!r} has no version {number}",
             hint=f"GET /v1/models/{model.name}/versions lists them",
             param="/version",
         )
+    return row
+
+
+def put(session: Session, model: Model, alias: str, number: int, by: str) -> AliasMove:
+    """Points the alias at a version. A move to where it points already adds nothing. Raises InvalidValue."""
+    posted_version(session, model, number)
     before = current(session, model, alias)
     if before is not None and before.version == number:
         return before

@@ -14,8 +14,8 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from service import aliases
-from service.db.tables import Model, ModelVersion, Shadow, ShadowDisagreement
-from service.errors import Conflict, InvalidValue, NotFound
+from service.db.tables import Model, Shadow, ShadowDisagreement
+from service.errors import Conflict, NotFound
 from service.ids import new_id, now
 
 Z_95 = 1.959963984540054
@@ -46,8 +46,8 @@ def put(session: Session, model: Model, alias: str, number: int, share: float, b
 
     Raises NotFound for an alias that is not set, InvalidValue for an unknown version, Conflict for the alias's own.
     """
-    against = _version(session, model, aliases.find(session, model, alias).version)
-    candidate = _version(session, model, number)
+    against = aliases.posted_version(session, model, aliases.find(session, model, alias).version)
+    candidate = aliases.posted_version(session, model, number)
     if candidate.id == against.id:
         raise Conflict(
             "shadow_of_itself",
@@ -129,16 +129,3 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     centre = (hits + Z_95**2 / 2) / (n + Z_95**2)
     half = Z_95 / (n + Z_95**2) * sqrt(hits * (n - hits) / n + Z_95**2 / 4)
     return max(centre - half, 0.0), min(centre + half, 1.0)
-
-
-def _version(session: Session, model: Model, number: int) -> ModelVersion:
-    mine = select(ModelVersion).where(ModelVersion.model_id == model.id, ModelVersion.number == number)
-    row = session.scalar(mine)
-    if row is None:
-        raise InvalidValue(
-            "version_not_found",
-            f"{model.name!r} has no version {number}",
-            hint=f"GET /v1/models/{model.name}/versions lists them",
-            param="/version",
-        )
-    return row

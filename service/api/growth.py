@@ -39,7 +39,7 @@ class _Plan:
 
     def __init__(self, session: Session, dataset: str, wanted: FromPredictions) -> None:
         self.dataset = versions.find_dataset(session, dataset)
-        self.newest = growth.newest(session, self.dataset.id)
+        self.newest = versions.newest_number(session, self.dataset)
         adds = wanted.mode == "add" and self.newest > 0
         self.base = versions.find_ready(session, f"{self.dataset.name}@{self.newest}") if adds else None
         self.items = self._items(session)
@@ -75,7 +75,7 @@ def from_predictions(
 
     def make(session: Session, received: Received) -> Answer:
         row: Dataset = versions.find_dataset(session, plan.dataset.id)
-        if growth.newest(session, row.id) != plan.newest:
+        if versions.newest_number(session, row) != plan.newest:
             raise Conflict("dataset_moved", "the dataset got another version meanwhile", hint="send it again")
         return importing.add_version(session, row, received, settings, added=len(plan.added))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
 from service import images, predictions
@@ -74,12 +74,6 @@ def new_ones(session: Session, base: DatasetVersion | None, found: Sequence[Pict
             hint="POST /v1/predictions/{id}/label says what a picture shows",
         )
     return left
-
-
-def newest(session: Session, dataset_id: str) -> int:
-    """The number of the dataset's newest version; 0 when it has none."""
-    mine = select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset_id)
-    return session.scalar(mine) or 0
 
 
 def write(

@@ -29,11 +29,10 @@ def create_dataset(session: Session, name: str) -> Dataset:
 
 def add_version(session: Session, dataset: Dataset, sha256: str, size_bytes: int) -> tuple[DatasetVersion, Job]:
     """The next version, still importing, and the job that fills it."""
-    newest = session.scalar(select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset.id))
     version = DatasetVersion(
         id=new_id("dsv"),
         dataset_id=dataset.id,
-        number=(newest or 0) + 1,
+        number=newest_number(session, dataset) + 1,
         status="importing",
         archive_sha256=sha256,
         archive_bytes=size_bytes,
@@ -49,6 +48,12 @@ def add_version(session: Session, dataset: Dataset, sha256: str, size_bytes: int
     return version, jobs.submit(
         session, "import", spec={}, version_id=version.id, dataset=f"{dataset.name}@{version.number}"
     )
+
+
+def newest_number(session: Session, dataset: Dataset) -> int:
+    """0 when it has no version."""
+    mine = select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset.id)
+    return session.scalar(mine) or 0
 
 
 def find_dataset(session: Session, name_or_id: str) -> Dataset:
