@@ -19,7 +19,7 @@ from workers.context import Context
 from workers.model import Learned, make_model, register, take_best
 from workers.pictures import Pictures, load_pictures
 from workers.recorder import Observer, Recorder
-from workers.training import export, precision
+from workers.training import compiling, export, precision
 from workers.training.budget import Budget
 from workers.training.loop import Diverged, Run
 from workers.training.state import TrainState, prepare, start, weights_sha256
@@ -161,16 +161,18 @@ def _change_plan(context: Context, plan: dict[str, Any], reason: str) -> None:
 
 def _plan(context: Context, job: Job, pictures: Pictures, device: str, threads: int) -> dict[str, Any]:
     """Precision and layout: what this machine measured before for such a job, else measured now. Kept with the job."""
-    spec, classes = job.spec, len(pictures.classes)
-    batch = min(spec["batch_size"], len(pictures.rows["train"]))
+    spec, count = job.spec, len(pictures.rows["train"])
+    batch = min(spec["batch_size"], count)
     machine = f"{device}:{torch.cuda.get_device_name(device) if device != 'cpu' else _processor()}:{threads}"
     key = f"{machine}:{torch.__version__}:{spec['network']}:{spec['image_size']}:{batch}:{spec['precision']}"
     with context.database.read() as session:
         known = measurements.known(session, key)
-    plan = known or {"key": key, **_measured(job, classes, batch, device)}
+    found = known or {"key": key, **_measured(job, len(pictures.classes), batch, device)}
+    found |= _compiled(job, len(pictures.classes), found, count // batch * spec["epochs"], device)
     with context.database.write() as session:
-        if known is None:
-            measurements.keep(session, key, plan)
+        if found != known:
+            measurements.keep(session, key, found)
+        plan = found | _decided(job, found, count // batch * spec["epochs"])
         jobs.fenced(session, context.hold, plan=plan, device=device)
     return plan
 
@@ -178,7 +180,7 @@ def _plan(context: Context, job: Job, pictures: Pictures, device: str, threads: 
 def _measured(job: Job, classes: int, batch: int, device: str) -> dict[str, Any]:
     """Precision and layout by a few timed steps; with batches taken in parts where whole ones do not fit."""
     spec, parts = job.spec, 1
-    network = start(spec, classes, job.seed, device, {"channels_last": False, "precision": "fp32"}).network
+    network = _untrained(job, classes, device)
     while True:
         try:
             found = precision.choose(network, spec["image_size"], batch // parts, spec["precision"], device)
@@ -187,7 +189,32 @@ def _measured(job: Job, classes: int, batch: int, device: str) -> dict[str, Any]
                 raise
             parts *= 2
         else:
-            return found | ({"parts": parts} if parts > 1 else {})
+            return found | {"batch": batch // parts} | ({"parts": parts} if parts > 1 else {})
+
+
+def _untrained(job: Job, classes: int, device: str) -> torch.nn.Module:
+    return start(job.spec, classes, job.seed, device, {"channels_last": False, "precision": "fp32"}).network
+
+
+def _compiled(job: Job, classes: int, found: dict[str, Any], steps: int, device: str) -> dict[str, Any]:
+    """What compiled steps take, where that was never measured and the job is long enough that they may pay."""
+    grows = job.spec["progressive"] is not None  # every size would be compiled
+    if device == "cpu" or grows or "compile" in found or not compiling.may_pay(precision.fastest(found), steps):
+        return {}
+    network = _untrained(job, classes, device)
+    return {
+        "compile": precision.measure_compiled(network, job.spec["image_size"], found["batch"], found, device),
+    }
+
+
+def _decided(job: Job, found: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Of this job: are its steps compiled, and can it be repeated to the bit?"""
+    if job.spec["progressive"] is not None or not compiling.pays(
+        found.get("compile", {}), precision.fastest(found), steps
+    ):
+        return {}
+    reason = "compiled steps: the compiler may choose other kernels another time"
+    return {"compiled": True, "determinism": "best_effort", "determinism_reason": reason}
 
 
 def _processor() -> str:

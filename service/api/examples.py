@@ -83,7 +83,15 @@ JOB = {
     "parameters": None,
     "seed": 7,
     "device": "cpu",
-    "plan": {"precision": "fp32", "channels_last": True, "seconds": {"fp32": 0.07, "fp32_channels_last": 0.05}},
+    "determinism": "exact",
+    "determinism_reason": None,
+    "plan": {
+        "precision": "fp32",
+        "channels_last": True,
+        "seconds": {"fp32": 0.07, "fp32_channels_last": 0.05},
+        "determinism": "exact",
+        "determinism_reason": None,
+    },
     "dataset": "flowers@1",
     "model": "flowers",
     "result": None,
@@ -93,7 +101,15 @@ JOB = {
     "finished_at": None,
 }
 CALIBRATION = {"jobs": 20, "inside": 17, "share": 0.85, "intended": 0.8}
-IMPORT_JOB = {**JOB, "type": "import", "spec": {}, "plan": None, "model": None, "status": "queued", "attempt": 0}
+IMPORT_JOB = {
+    **JOB,
+    "type": "import",
+    "spec": {},
+    "model": None,
+    "status": "queued",
+    "attempt": 0,
+    **dict.fromkeys(("plan", "determinism", "determinism_reason")),
+}
 TRAIN = {
     "type": "train",
     "model": "flowers",

@@ -47,6 +47,8 @@ def job(row: Job) -> dict[str, Any]:
         "parameters": row.parameters,
         "seed": row.seed,
         "device": row.device,
+        "determinism": (row.plan or {}).get("determinism"),
+        "determinism_reason": (row.plan or {}).get("determinism_reason"),
         "plan": row.plan,
         "dataset": row.dataset,
         "model": row.model,

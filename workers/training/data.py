@@ -1,5 +1,7 @@
 """Packed pictures as batches. Nothing is decoded here, and no per-picture Python runs in an epoch."""
 
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +39,32 @@ class Split:
         """(B,) indices into the split -> (B, 3, S, S) uint8 on the device."""
         if self.on_device is not None:
             return self.on_device[chosen.to(self.device)]
-        taken = self.packed[self.rows[chosen.numpy()]]  # (B, S, S, 3)
-        return torch.from_numpy(taken).to(self.device).permute(0, 3, 1, 2)
+        taken = torch.from_numpy(self.packed[self.rows[chosen.numpy()]])  # (B, S, S, 3)
+        if self.device != "cpu":
+            taken = taken.pin_memory()  # so that the copy does not wait for the device
+        return taken.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+
+    def batches(self, chosen: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """The images of each (B,) indices, in order. A GPU that cannot hold the split gets the next while it works."""
+        if self.device == "cpu" or self.on_device is not None:
+            yield from map(self.images, chosen)
+        else:
+            yield from one_ahead(self.images, chosen)
+
+
+def one_ahead(
+    images: Callable[[torch.Tensor], torch.Tensor], chosen: Iterable[torch.Tensor]
+) -> Iterator[torch.Tensor]:
+    """map(images, chosen) by a thread that is one batch ahead of who asks."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = None
+        for indices in chosen:
+            following = thread.submit(images, indices)
+            if coming is not None:
+                yield coming.result()
+            coming = following
+        if coming is not None:
+            yield coming.result()
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> torch.Tensor:

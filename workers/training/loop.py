@@ -131,16 +131,18 @@ def _epoch(state: TrainState, run: Run) -> Iterator[StepProgress]:
     totals = torch.tensor(sums, dtype=torch.float64, device=run.device)  # read only when yielding
     seen, started = 0, time.monotonic()
     since, batch = started, first
-    while batch < run.batches and counters.step < counters.total:
-        chosen = order[batch * run.batch_size : (batch + 1) * run.batch_size]
-        totals += _step(state, run, chosen, luck)
+    left = torch.split(order[first * run.batch_size : run.batches * run.batch_size], run.batch_size)
+    for chosen, images in zip(left, run.train.batches(left), strict=True):
+        totals += _step(state, run, images, chosen, luck)
         counters.step += 1
         if counters.step in run.revisions:
             state.revise(run.revisions[counters.step])
         batch += 1
         seen += len(chosen)
+        if counters.step >= counters.total:
+            break
         due = time.monotonic() - since >= YIELD_SECONDS or counters.step == run.until
-        if due and batch < run.batches and counters.step < counters.total:
+        if due and batch < run.batches:
             _settle(state, totals)
             yield _progress(state, run, epoch + 1, seen / (time.monotonic() - started))
             since = time.monotonic()
@@ -153,7 +155,7 @@ def _freeze(state: TrainState, run: Run, epoch: int) -> None:
     if run.spec["transfer"] is None:
         return
     head = set(head_of(state.network).parameters())
-    for parameter in (one for group in state.optimizer.param_groups for one in group["params"]):
+    for parameter in state.learned:
         parameter.requires_grad_(epoch >= run.spec["transfer"]["head_epochs"] or parameter in head)
 
 
@@ -166,16 +168,19 @@ def _progress(state: TrainState, run: Run, epoch: int, speed: float) -> StepProg
     return StepProgress(epoch, -(-counters.total // run.batches), counters.step, counters.total, speed)
 
 
-def _step(state: TrainState, run: Run, chosen: torch.Tensor, luck: torch.Tensor) -> torch.Tensor:
-    """One optimiser step; (2,) sum of the loss and number of right answers over the batch, on the device."""
+def _step(state: TrainState, run: Run, images: torch.Tensor, chosen: torch.Tensor, luck: torch.Tensor) -> torch.Tensor:
+    """One optimiser step with the uint8 images of the chosen rows.
+
+    (2,) sum of the loss and number of right answers over the batch, on the device.
+    """
     counters, recipe = state.counters, run.spec["augment"]
     labels = run.train.labels[chosen.to(run.device)]
-    images = augment(run.train.images(chosen), luck[chosen], recipe)
+    images = augment(images, luck[chosen], recipe)
     images, partners, share = mix(images, recipe, run.seed, counters.step)
     if (side := run.side(counters.step / counters.total)) is not None:
         images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
     seed_globally(run.seed, "dropout", counters.step)
-    state.optimizer.zero_grad(set_to_none=True)
+    state.clear_gradients()
     told = torch.zeros(2, dtype=torch.float64, device=run.device)
     for rows in torch.arange(len(chosen), device=run.device).chunk(run.parts):
         told += _backward(state, run, images, labels, rows, partners, share)
@@ -195,7 +200,7 @@ def _backward(
     """Adds the gradients of a part of the batch; (2,) sum of its loss and number of its right answers."""
     taken = images if len(rows) == len(images) else images[rows]
     with run.autocast():
-        logits = state.network(taken.contiguous(memory_format=run.layout))
+        logits = state.forward(taken.contiguous(memory_format=run.layout))
     loss = run.loss(logits, labels[rows])
     if partners is not None:
         loss = share * loss + (1 - share) * run.loss(logits, labels[partners[rows]])

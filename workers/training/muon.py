@@ -1,7 +1,8 @@
 """Muon: momentum, orthogonalised by Newton-Schulz iterations, for filters and weight matrices; AdamW for the rest.
 
-Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks". Filters (O, I, k, k) count as matrices
-(O, I k k). torch's own Muon takes matrices only and leaves the rest to a second optimiser.
+Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks". Filters count as matrices,
+a row for each; in which order the numbers of a row lie makes no difference. torch's own Muon takes matrices only and
+leaves the rest to a second optimiser.
 """
 
 from collections.abc import Iterable

@@ -17,9 +17,11 @@ from service.layers import (
     shortcut_stride,
 )
 from workers.training.augment import MEAN, STD
+from workers.training.convolution import lighten
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's weights
 
+MONOTONE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Sigmoid, nn.Tanh)
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
@@ -64,7 +66,7 @@ def _build(network: str | dict[str, Any], image_size: int, classes: int) -> nn.M
         from torchvision.models import get_model  # seconds, and only for the networks that need it
 
         module: nn.Module = get_model(network, weights=None, num_classes=classes)
-        return module
+        return lighten(module)
     layers = PRESETS[network] if isinstance(network, str) else LayersNetwork.model_validate(network)
     return _from_layers(layers, image_size, classes)
 
@@ -74,9 +76,16 @@ def _from_layers(network: LayersNetwork, image_size: int, classes: int) -> nn.Mo
     shape: tuple[int, ...] = (3, image_size, image_size)
     for layer in network.layers:
         made, shape = _layer(layer, shape)
-        modules += made
+        _append(modules, made)
     flat, features = _flattened(shape)
-    return nn.Sequential(*modules, *flat, nn.Linear(features, classes))
+    return lighten(nn.Sequential(*modules, *flat, nn.Linear(features, classes)))
+
+
+def _append(modules: list[nn.Module], made: list[nn.Module]) -> None:
+    """A maximum goes before the activation it follows, where both orders give the same: there is less to activate."""
+    swap = modules and isinstance(modules[-1], MONOTONE) and any(isinstance(one, nn.MaxPool2d) for one in made)
+    place = len(modules) - 1 if swap else len(modules)
+    modules[place:place] = made
 
 
 def _layer(layer: Layer, shape: tuple[int, ...]) -> tuple[list[nn.Module], tuple[int, ...]]:
@@ -131,7 +140,7 @@ class ResidualBlock(nn.Module):
         self.out = shape
         for layer in residual.layers:
             made, self.out = _layer(layer, self.out)
-            modules += made
+            _append(modules, made)
         self.body = nn.Sequential(*modules)
         self.shortcut: nn.Module = nn.Identity()
         if self.out != shape:

@@ -17,6 +17,9 @@ def optimizer(network: nn.Module, spec: dict[str, Any], backbone_rate: float = 1
 
     Weight decay is kept off norms and biases, as is common practice (He et al. 2019, "Bag of Tricks"). The class layer
     learns at the full rate, all before it at `backbone_rate` times that.
+
+    It has the parameters as they lie in memory, for torch's fused steps copy what is not contiguous, there and back.
+    Their gradients arrive with every backward pass; it is the network whose gradients are to be cleared.
     """
     groups = list(_groups(network, spec, backbone_rate))
     momentum = spec["momentum"]
@@ -41,7 +44,22 @@ def _groups(network: nn.Module, spec: dict[str, Any], backbone_rate: float) -> I
         for parameters, decay, rate in kinds:
             if parameters:
                 orthogonal = {"orthogonal": not in_head and parameters[0].ndim > 1} if spec["name"] == "muon" else {}
-                yield {"params": parameters, "weight_decay": decay, "scale": rate, **orthogonal}
+                lying = [_as_it_lies(parameter) for parameter in parameters]
+                yield {"params": lying, "weight_decay": decay, "scale": rate, **orthogonal}
+
+
+def _as_it_lies(parameter: nn.Parameter) -> torch.Tensor:
+    """The parameter itself, or for filters in channels_last a contiguous view (O, k, k, I) that gets its gradients."""
+    if parameter.is_contiguous():
+        return parameter
+    view = parameter.detach().permute(0, 2, 3, 1)
+
+    def lend(learned: torch.Tensor) -> None:
+        assert learned.grad is not None
+        view.grad = learned.grad.permute(0, 2, 3, 1)
+
+    parameter.register_post_accumulate_grad_hook(lend)  # type: ignore[no-untyped-call]
+    return view
 
 
 def head_of(network: nn.Module) -> nn.Module:

@@ -6,6 +6,8 @@ rate is a function of the step (see `randomness`, `optim`).
 
 import hashlib
 import json
+import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
+from workers.training.compiling import compiled
 from workers.training.data import Split
 from workers.training.initialisation import begin
 from workers.training.networks import build
@@ -44,6 +47,8 @@ class TrainState:
     network: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    learned: list[nn.Parameter]
+    forward: Callable[[torch.Tensor], torch.Tensor]  # the network, or what was compiled of it
     average: dict[str, torch.Tensor] | None = None  # of the network's tensors, when there is an EMA
     counters: Counters = field(default_factory=Counters)
 
@@ -56,12 +61,9 @@ class TrainState:
         copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
         return save(copies, {"fovea": json.dumps(meta)})
 
-    def _lay_out_moments(self) -> None:
-        """Moments lie in memory as their parameters do, as when they were made: another order rounds differently."""
-        for parameter, moments in self.optimizer.state.items():
-            for name, value in moments.items():
-                if value.shape == parameter.shape:
-                    moments[name] = torch.empty_like(parameter).copy_(value)
+    def clear_gradients(self) -> None:
+        self.network.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)  # has views of some
 
     def revise(self, total: int) -> None:
         """From the present step on, the run has `total` steps."""
@@ -98,7 +100,6 @@ class TrainState:
             state.setdefault(int(index), {})[moment] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self._lay_out_moments()
         self.scaler.load_state_dict(meta["scaler"])
         self.counters = Counters(**meta["counters"])
 
@@ -127,12 +128,18 @@ def start(
     scaler = torch.amp.GradScaler(device.partition(":")[0], enabled=plan["precision"] == "fp16")
     average = {name: tensor.clone() for name, tensor in network.state_dict().items()} if spec["ema"] else None
     backbone_rate = spec["transfer"]["backbone_rate"] if spec["transfer"] else 1.0
-    return TrainState(network, optimizer(network, spec["optimizer"], backbone_rate), scaler, average)
+    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    forward = compiled(network) if plan.get("compiled") else network
+    made = optimizer(network, spec["optimizer"], backbone_rate)
+    return TrainState(network, made, scaler, learned, forward, average)
 
 
 def prepare(device: str, threads: int) -> None:
-    """Threads, and as much determinism as torch can give."""
+    """Threads, and as much determinism as torch can give. On GPUs fp32 products are TF32's, as convolutions are."""
     torch.set_num_threads(threads)
+    if device != "cpu":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS does not repeat itself
+        torch.set_float32_matmul_precision("high")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs 7 % of a step
     torch.backends.cudnn.benchmark = False

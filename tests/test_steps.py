@@ -1,0 +1,149 @@
+"""What makes a step faster changes nothing of what the step does."""
+
+import copy
+import itertools
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from service.layers import LayersNetwork
+from tests.test_training import CLASSES, finish, interrupted, make_run, make_spec
+from workers.training import compiling
+from workers.training.convolution import Conv2d, lighten
+from workers.training.data import Split, one_ahead
+from workers.training.networks import ACTIVATIONS, MONOTONE, build
+from workers.training.optim import optimizer
+from workers.training.state import start
+
+SHAPES = [
+    (kernel, stride, padding, side, groups)
+    for kernel, stride, padding, side, groups in itertools.product((1, 3, 5), (1, 2), (0, 1, 2), (1, 2, 3, 7), (1, 2))
+    if side + 2 * padding >= kernel
+]
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding", "side", "groups"), SHAPES)
+def test_a_convolution_without_useless_taps_is_the_same_convolution(
+    kernel: int, stride: int, padding: int, side: int, groups: int
+) -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(4, 6, kernel, stride, padding, groups=groups)
+    light = lighten(copy.deepcopy(plain))
+    images = torch.randn(5, 4, side, side)
+    answers = []
+    for layer in (plain, light):
+        given = images.clone().requires_grad_()
+        answer = layer(given)
+        answer.square().sum().backward()
+        answers.append((answer, given.grad, layer.weight.grad, layer.bias.grad))
+    for one, other in zip(*answers, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_network_that_ends_in_one_place_multiplies_less() -> None:
+    layer = Conv2d(8, 8, 3, padding=1)
+    assert layer._has_one_place(torch.zeros(1, 8, 1, 1), 1)
+    assert not layer._has_one_place(torch.zeros(1, 8, 2, 2), 1)
+    network = build("resnet18", 32, 3)
+    assert all(isinstance(module, Conv2d) for module in network.modules() if isinstance(module, nn.Conv2d))
+    assert network.state_dict().keys() == _plain_resnet().state_dict().keys()
+
+
+def _plain_resnet() -> nn.Module:
+    from torchvision.models import resnet18
+
+    made: nn.Module = resnet18(num_classes=3)
+    return made
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_maximum_before_its_activation_gives_the_same(activation: str) -> None:
+    spec = {"layers": [{"conv": {"filters": 5, "activation": activation}}, {"max_pool": 2}]}
+    torch.manual_seed(0)
+    made = build(LayersNetwork.model_validate(spec).model_dump(mode="json"), 8, 3)
+    kinds = [type(module) for module in made]
+    assert kinds[:3] == (
+        [Conv2d, nn.MaxPool2d, ACTIVATIONS[activation]]
+        if issubclass(ACTIVATIONS[activation], MONOTONE)
+        else [Conv2d, ACTIVATIONS[activation], nn.MaxPool2d]
+    )
+    textbook = nn.Sequential(made[0], ACTIVATIONS[activation](), nn.MaxPool2d(2), *list(made)[3:])
+    images = torch.randn(4, 3, 8, 8)
+    gradients = []
+    for network in (made, textbook):
+        made.zero_grad()
+        answer = network(images)
+        answer.square().sum().backward()
+        gradients.append((answer.detach(), *(parameter.grad.clone() for parameter in made.parameters())))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "muon"])
+def test_optimisers_do_the_same_to_weights_in_either_layout(name: str) -> None:
+    spec = {"name": name, "lr": 0.01, "weight_decay": 0.1, "momentum": 0.9, "norm_bias_rate": 1.0}
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 7, 3, bias=False), nn.BatchNorm2d(7), nn.ReLU(), nn.Conv2d(7, 5, 3), nn.Flatten())
+    plain.append(nn.Linear(5 * 4 * 4, 2))
+    turned = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    for network in (plain, turned):
+        made = optimizer(network, spec)
+        assert all(one.is_contiguous() for group in made.param_groups for one in group["params"])
+        for step in range(3):
+            network.zero_grad()
+            made.zero_grad()
+            network(torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(step))).square().sum().backward()
+            made.step()
+    for one, other in zip(plain.parameters(), turned.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    assert not turned[0].weight.is_contiguous()
+
+
+def test_batches_that_are_fetched_ahead_are_the_same_in_the_same_order() -> None:
+    packed = np.random.default_rng(0).integers(0, 255, (20, 4, 4, 3), dtype=np.uint8)
+    split = Split.of(packed, np.arange(5, 20), np.zeros(15, dtype=np.int64), "cpu")
+    chosen = torch.randperm(15, generator=torch.Generator().manual_seed(0)).split(4)
+    asked, second = [], threading.Event()
+
+    def images(rows: torch.Tensor) -> torch.Tensor:
+        asked.append(rows)
+        if len(asked) == 2:
+            second.set()
+        return split.images(rows)
+
+    ahead = one_ahead(images, chosen)
+    first = next(ahead)
+    assert second.wait(10)  # the next is fetched before it is asked for
+    for one, rows in zip([first, *ahead], chosen, strict=True):
+        assert torch.equal(one, split.images(rows))
+    assert list(one_ahead(images, [])) == []
+
+
+def test_a_compiled_run_resumes_to_the_bit() -> None:
+    """On a CPU, where no job compiles: the way is the same as on a GPU."""
+    plan = {"precision": "fp32", "channels_last": False, "compiled": True}
+    spec = make_spec(epochs=2)
+    run = make_run(spec)
+    calm, _ = finish(start(spec, CLASSES, 1, "cpu", plan), run)
+    resumed, _ = finish(interrupted(spec, run, plan, 5), run)
+    assert resumed == calm
+    eager = start(spec, CLASSES, 1, "cpu", {**plan, "compiled": False})
+    assert eager.network.state_dict().keys() == start(spec, CLASSES, 1, "cpu", plan).network.state_dict().keys()
+
+
+def test_compiling_is_tried_in_long_jobs_and_used_where_it_pays() -> None:
+    assert not compiling.may_pay(0.01, 1_000)
+    assert compiling.may_pay(0.01, 100_000)
+    found = {"setup": 30.0, "step": 0.008}
+    assert not compiling.pays(found, 0.01, 10_000)
+    assert compiling.pays(found, 0.01, 20_000)
+    assert not compiling.pays({"error": "no compiler"}, 0.01, 10**9)
+
+    def broken() -> float:
+        raise RuntimeError("no compiler")
+
+    assert compiling.measure(broken) == {"error": "RuntimeError: no compiler"}
+    assert compiling.measure(lambda: 0.5)["step"] == 0.5
