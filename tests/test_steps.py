@@ -86,8 +86,8 @@ def test_a_maximum_before_its_activation_gives_the_same(activation: str) -> None
 def test_optimisers_do_the_same_to_weights_in_either_layout(name: str) -> None:
     spec = {"name": name, "lr": 0.01, "weight_decay": 0.1, "momentum": 0.9, "norm_bias_rate": 1.0}
     torch.manual_seed(0)
-    plain = nn.Sequential(nn.Conv2d(3, 7, 3, bias=False), nn.BatchNorm2d(7), nn.ReLU(), nn.Conv2d(7, 5, 3), nn.Flatten())
-    plain.append(nn.Linear(5 * 4 * 4, 2))
+    first = (nn.Conv2d(3, 7, 3, bias=False), nn.BatchNorm2d(7), nn.ReLU())
+    plain = nn.Sequential(*first, nn.Conv2d(7, 5, 3), nn.Flatten(), nn.Linear(5 * 4 * 4, 2))
     turned = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     for network in (plain, turned):
         made = optimizer(network, spec)

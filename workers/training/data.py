@@ -52,9 +52,7 @@ class Split:
             yield from one_ahead(self.images, chosen)
 
 
-def one_ahead(
-    images: Callable[[torch.Tensor], torch.Tensor], chosen: Iterable[torch.Tensor]
-) -> Iterator[torch.Tensor]:
+def one_ahead(images: Callable[[torch.Tensor], torch.Tensor], chosen: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
     """map(images, chosen) by a thread that is one batch ahead of who asks."""
     with ThreadPoolExecutor(1) as thread:
         coming = None
