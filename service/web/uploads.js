@@ -109,7 +109,7 @@ async function answered({ where, body }, key) {
     try {
       return await post(where, body, { headers: { "Idempotency-Key": key } });
     } catch (error) {
-      if (error.code !== "request_in_progress") throw error;
+      if (error.status !== 423) throw error;
       await new Promise((resolve) => setTimeout(resolve, 1000));
     }
   }
