@@ -9,7 +9,8 @@ const PHONE = window.matchMedia("(pointer: coarse)");
 /** A button; `onFiles` gets [the picture]. */
 export function camera(onFiles) {
   const label = "Use the camera";
-  if (PHONE.matches || !navigator.mediaDevices) return chooser(label, { accept: "image/*", capture: "environment" }, onFiles);
+  const phone = PHONE.matches || !navigator.mediaDevices;
+  if (phone) return chooser(label, { accept: "image/*", capture: "environment" }, onFiles);
   const open = async () => {
     const taken = await shot();
     if (taken) onFiles([taken]);
@@ -22,7 +23,11 @@ function shot() {
   return new Promise((resolve) => {
     const video = h("video.large", { autoplay: true, playsinline: true, "aria-label": "What the camera sees" });
     video.muted = true;
-    const take = h("button.primary", { type: "button", disabled: true, onclick: () => done(drawn(video)) }, "Take the picture");
+    const take = h(
+      "button.primary",
+      { type: "button", disabled: true, onclick: () => done(drawn(video)) },
+      "Take the picture",
+    );
     const close = h("button.quiet", { type: "button", onclick: () => dialog.close() }, "Close");
     let stream = null;
     let found = null;

@@ -63,7 +63,8 @@ function optional(described, pointer, context) {
   const control = select(described, pointer, context, "as follows");
   const place = h("div", {}, inner.element);
   const chosen = () => control.value === OWN;
-  const element = fieldset("fieldset.part", described, context.faults.add(pointer, h("div.field", {}, control), control), place);
+  const own = context.faults.add(pointer, h("div.field", {}, control), control);
+  const element = fieldset("fieldset.part", described, own, place);
   const toggle = () => element.classList.toggle("wide", !(place.hidden = !chosen()));
   control.addEventListener("change", toggle);
   control.setAttribute("aria-label", described.title);

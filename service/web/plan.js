@@ -35,12 +35,22 @@ export function resolvedPlan({ spec, reasons, parameters, multiply_adds, estimat
       h("summary", {}, "The whole resolved spec"),
       h("pre", { tabindex: 0 }, JSON.stringify(spec, null, 2)),
     ),
-    h("details", {}, h("summary", {}, "The same from a program"), snippet("POST /v1/jobs", JSON.stringify(body, null, 2))),
+    h(
+      "details",
+      {},
+      h("summary", {}, "The same from a program"),
+      snippet("POST /v1/jobs", JSON.stringify(body, null, 2)),
+    ),
   ];
 }
 
 function layerTable(layers) {
-  const number = (title, key, cell) => ({ title, value: (row) => row[key], cell: (row) => cell(row[key]), numeric: true });
+  const number = (title, key, shown) => ({
+    title,
+    value: (row) => row[key],
+    cell: (row) => shown(row[key]),
+    numeric: true,
+  });
   return table(
     "Layers",
     [

@@ -22,8 +22,8 @@ export function start(files, wanted) {
   return run(async (task) => {
     const blob = await archive(files, task);
     const print = await pending.fingerprint(blob);
-    const same = (entry) => entry.name === name && entry.size === blob.size && entry.print === print && !isRunning(entry.id);
-    const found = (await pending.interrupted()).find(same);
+    const same = (entry) => entry.name === name && entry.size === blob.size && entry.print === print;
+    const found = (await pending.interrupted()).find((entry) => same(entry) && !isRunning(entry.id));
     const entry = found || (await create(blob, { name, print, files }, task));
     if (!found) pending.keepBytes(entry.id, blob);
     await finish(entry, blob, task);
@@ -93,7 +93,7 @@ async function finish(entry, blob, task) {
   await arrive(entry);
 }
 
-/** The finished upload becomes a dataset, or the next version of a known one; asked twice, it becomes one all the same. */
+/** The finished upload becomes a dataset, or the next version of a known one; asked twice, it is one all the same. */
 async function arrive(entry) {
   const target = entry.target || (await targetOf(entry));
   await pending.remember({ ...entry, sent: entry.size, target });
@@ -152,7 +152,7 @@ async function offer(entry, signal) {
   const element = card(
     "An upload was interrupted",
     h("p", {}, `${entry.name}: ${format.bytes(sent)} of ${format.bytes(entry.size)} have arrived.`),
-    !bytes && h("p.muted", {}, `Your browser has not kept the pictures: choose ${entry.called} again, and it goes on from there.`),
+    !bytes && h("p.muted", {}, `Your browser has not kept the pictures: choose ${entry.called} again, and it goes on.`),
     h(
       "div.row",
       {},

@@ -76,7 +76,8 @@ const place = (pointer) => `/space/${pointer.replaceAll("~", "~0").replaceAll("/
 function dimension(one, faults, leave) {
   const number = one.open && ["number", "integer"].includes(one.open.kind);
   const made = (number ? range : words)(one);
-  const remove = h("button.quiet", { type: "button", onclick: leave, "aria-label": `Leave ${one.title} alone` }, "Remove");
+  const label = `Leave ${one.title} alone`;
+  const remove = h("button.quiet", { type: "button", onclick: leave, "aria-label": label }, "Remove");
   const element = h(
     "fieldset.part",
     {},
@@ -91,7 +92,7 @@ function dimension(one, faults, leave) {
 
 function range(one) {
   const { open, pointer, title } = one;
-  const ways = open.kind === "integer" ? [WHOLE, LISTED] : open.low === 0 && !open.inclusive ? [WIDELY, EVENLY, LISTED] : [EVENLY, WIDELY, LISTED];
+  const ways = [...waysOf(open), LISTED];
   const [from, to] = USUAL[pointer] || (open.inclusive && open.high <= 1 ? [open.low, open.high] : []);
   const number = (value) => h("input", { type: "number", step: open.kind === "integer" ? 1 : "any", value });
   const low = number(String(from ?? ""));
@@ -109,6 +110,12 @@ function range(one) {
     return { [how.value]: [Number(low.value), Number(high.value)] };
   };
   return { element: [field("How", how), bounds, listed], control: how, value };
+}
+
+/** What may be anything above nothing is best tried over its orders of magnitude. */
+function waysOf({ kind, low, inclusive }) {
+  if (kind === "integer") return [WHOLE];
+  return low === 0 && !inclusive ? [WIDELY, EVENLY] : [EVENLY, WIDELY];
 }
 
 /** "0.1, auto, none" as values; what is no number, no word of the field and no JSON is a string. */
@@ -146,5 +153,6 @@ function written(one) {
   const text = h("input", { autocomplete: "off", spellcheck: "false", list: known });
   const help = `With commas between them, such as ${one.choices.slice(0, 3).map(word).join(", ")}.`;
   const options = h("datalist", { id: known }, one.choices.map((value) => h("option", { value: word(value) })));
-  return { element: [field("Values", text, help), options], control: text, value: () => ({ choice: read(text.value, one) }) };
+  const value = () => ({ choice: read(text.value, one) });
+  return { element: [field("Values", text, help), options], control: text, value };
 }

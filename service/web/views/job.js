@@ -203,8 +203,8 @@ function line({ type, time, data }) {
 /** What a search tells of a trial. */
 function tried({ trial, trials, status, stop_reason: reason, value, best_value: best, error }) {
   const ended = reason === "pruned" ? "pruned" : status;
-  const figures = value === null ? error?.message : `${format.decimals(value)}, the best so far ${format.decimals(best)}`;
-  return `trial ${trial} of ${trials} ${ended}: ${figures}`;
+  const figures = () => `${format.decimals(value)}, the best so far ${best === null ? "–" : format.decimals(best)}`;
+  return `trial ${trial} of ${trials} ${ended}: ${value === null ? error?.message : figures()}`;
 }
 
 function measured(data) {

@@ -69,7 +69,7 @@ function columns(pointers, best, figure, loss) {
       value: (row) => row.trial,
       cell: (row) => h("a", { href: link("watch", [row.id]) }, `Trial ${row.trial}`),
     },
-    { title: "Status", value: (row) => ended(row), cell: (row) => [badge(ended(row)), row.id === best() && badge("best")] },
+    { title: "Status", value: ended, cell: (row) => [badge(ended(row)), row.id === best() && badge("best")] },
     {
       title: words(loss ? "val/loss" : "val/accuracy"),
       value: (row) => row.result?.value ?? worst,

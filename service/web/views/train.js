@@ -10,6 +10,7 @@ import { resolvedPlan } from "../plan.js";
 import { go } from "../router.js";
 import { varied } from "../vary.js";
 
+const SEED_HELP = "The same seed gives the same weights.";
 const DRY_RUN_AFTER = 300; // ms after the last key
 
 export async function view({ query, signal }) {
@@ -29,7 +30,8 @@ export async function view({ query, signal }) {
       h("a.button.primary", { href: "#/datasets" }, "To the datasets"),
     ),
   ];
-  return [title, page({ datasets: usable, networks: networks.data, models, schema, wanted: query.get("dataset"), signal })];
+  const known = { datasets: usable, networks: networks.data, models, schema };
+  return [title, page({ ...known, wanted: query.get("dataset"), signal })];
 }
 
 function page({ datasets, networks, models, schema, wanted, signal }) {
@@ -66,7 +68,13 @@ function page({ datasets, networks, models, schema, wanted, signal }) {
       h("span.muted", {}, "Everything left at auto is chosen from your data."),
     ),
     said,
-    h("details.card", {}, h("summary", {}, "Every knob"), h("h2", {}, "The job"), job.element, h("h2", {}, "The training"), form.element),
+    h(
+      "details.card",
+      {},
+      h("summary", {}, "Every knob"),
+      [h("h2", {}, "The job"), job.element],
+      [h("h2", {}, "The training"), form.element],
+    ),
     card("What this will be", plan),
   );
   const refresh = () => space.refresh();
@@ -92,7 +100,8 @@ function knobs(datasets, wanted, known) {
   });
   const number = (props) => h("input", { type: "number", ...props });
   const kinds = [["train", "train one model"], ["search", "search: train variants, keep the best"]];
-  const metrics = [["accuracy", "accuracy"], ["mean_average_precision", "mean average precision (several labels)"]];
+  const goals = [["accuracy", "accuracy"], ["mean_average_precision", "mean average precision (several labels)"]];
+  const metrics = [["val/accuracy", "validation accuracy"], ["val/loss", "validation loss"]];
   const dataset = one("/dataset", "Dataset", choice(refs, wanted || refs[0][0], { id: "dataset" }));
   const nameOf = () => dataset.control.value.split("@")[0];
   const model = one(
@@ -106,12 +115,27 @@ function knobs(datasets, wanted, known) {
     dataset,
     model,
     type: one("/type", "What to do", choice(kinds, "train", { id: "type" })),
-    goal: one("/goal", "Goal", number({ id: "goal", min: 0.01, max: 1, step: "any", placeholder: "none" }), "Stop at this share on the validation pictures, such as 0.95."),
-    metric: one("/goal/metric", "Goal in", choice(metrics, "accuracy", { id: "goal-metric" })),
-    budget: one("/budget", "Time budget", number({ id: "budget", min: 5, step: "any", placeholder: "none" }), "In seconds. The whole job fits into it; the schedule is made shorter."),
-    seed: one("/seed", "Seed", number({ id: "seed", min: 0, step: 1, value: "0" }), "The same seed gives the same weights."),
-    trials: one("/trials", "Trials", number({ id: "trials", min: 1, max: 1000, step: 1, value: "20" }), "Variants to train, one after the other."),
-    best: one("/metric", "Best at", choice([["val/accuracy", "validation accuracy"], ["val/loss", "validation loss"]], "val/accuracy", { id: "best-at" }), "At its best epoch."),
+    goal: one(
+      "/goal",
+      "Goal",
+      number({ id: "goal", min: 0.01, max: 1, step: "any", placeholder: "none" }),
+      "Stop at this share on the validation pictures, such as 0.95.",
+    ),
+    metric: one("/goal/metric", "Goal in", choice(goals, "accuracy", { id: "goal-metric" })),
+    budget: one(
+      "/budget",
+      "Time budget",
+      number({ id: "budget", min: 5, step: "any", placeholder: "none" }),
+      "In seconds. The whole job fits into it; the schedule is made shorter.",
+    ),
+    seed: one("/seed", "Seed", number({ id: "seed", min: 0, step: 1, value: "0" }), SEED_HELP),
+    trials: one(
+      "/trials",
+      "Trials",
+      number({ id: "trials", min: 1, max: 1000, step: 1, value: "20" }),
+      "Variants to train, one after the other.",
+    ),
+    best: one("/metric", "Best at", choice(metrics, "val/accuracy", { id: "best-at" }), "At its best epoch."),
     button: h("button.primary.big", { type: "submit" }, "Train"),
   };
   found.element = h("div.fields", {}, [found.goal, found.metric, found.budget, found.seed].map((part) => part.element));
@@ -121,7 +145,7 @@ function knobs(datasets, wanted, known) {
 function searchCard(job, space) {
   const element = card(
     "What to vary",
-    h("p", {}, "Each trial trains with other values of these fields; the best one on the validation pictures becomes the model."),
+    h("p", {}, "Each trial trains with other values of these fields; the best on the validation pictures becomes the model."),
     space.element,
     h("div.fields", {}, job.trials.element, job.best.element),
   );
@@ -155,8 +179,8 @@ function body(job, form, space) {
 
 /** Random, torchvision's, or those of a model there is. */
 function weightsPart(described, pointer, models, known) {
-  const options = [["", "random"], ["pretrained", "pretrained"], ...models.map((row) => [row.name, `the model ${row.name}`])];
-  const control = choice(options, "", { id: "initial-weights" });
+  const named = models.map((row) => [row.name, `the model ${row.name}`]);
+  const control = choice([["", "random"], ["pretrained", "pretrained"], ...named], "", { id: "initial-weights" });
   const help = "Pretrained needs fewer pictures; for networks with a name.";
   return {
     element: known.add(pointer, field("Begin with", control, help), control),

@@ -69,7 +69,14 @@ function list(jobs) {
 const fraction = (job) => (job.status === "succeeded" ? 1 : job.progress?.fraction);
 const done = (job) => (fraction(job) === undefined ? "–" : format.percent(fraction(job), 0));
 
-const VERBS = { train: "Train", import: "Import", search: "Search for", export: "Bundle of", analyse: "Analyse", evaluate: "Evaluate" };
+const VERBS = {
+  train: "Train",
+  import: "Import",
+  search: "Search for",
+  export: "Bundle of",
+  analyse: "Analyse",
+  evaluate: "Evaluate",
+};
 
 export function what(job) {
   const name = (["import", "analyse"].includes(job.type) ? job.dataset : job.model) || job.dataset || "";
