@@ -140,7 +140,7 @@ def test_an_error_stands_at_its_field(form: Visit) -> None:
 
 def test_an_error_about_a_layer_names_its_line(form: Visit) -> None:
     page = form.page
-    page.select_option("#network", "=layers")
+    page.select_option("#network", "layers")
     page.fill("#layers", "# mine\nconv 4 3 relu\n\nmax_pool 20\nmax_pool 20")
     page.fill("#image-size", "32")
     expect(page.locator("#layers-fault")).to_contain_text("Line 5: a window of 20 does not fit")
@@ -177,7 +177,7 @@ def test_a_search_is_begun_and_watched(form: Visit) -> None:
     page = form.page
     page.select_option("#type", "search")
     expect(fault_of(form, "#vary")).to_contain_text("A search varies something.")
-    page.select_option("#network", "=layers")
+    page.select_option("#network", "layers")
     page.fill("#layers", LAYERS)
     for control, value in (("#epochs", "3"), ("#image-size", "32"), ("#batch-size", "8"), ("#trials", "4")):
         page.fill(control, value)

@@ -8,7 +8,7 @@ import { HELP, lineOf, parse, print, TEXTBOOK } from "./layers.js";
 import { choice, field } from "./parts.js";
 import { describe } from "./schema.js";
 
-const LAYERS = "=layers";
+const LAYERS = "layers"; // no network is called so
 const PRESETS = ["classic", "compact", "speedrun"];
 
 /** A part of the form (form.js). `networks` are the named ones, `schema` that of the spec. */
