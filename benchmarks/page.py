@@ -4,7 +4,9 @@ A fresh service over a real import; only the long job's metrics and events are w
 to wait for 20,000 epochs. Times are the browser's own clock, sizes what its network stack received.
 """
 
+import json
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -29,17 +31,18 @@ LAYERS = [{"conv": {"filters": 4, "activation": "relu"}}, {"global_avg_pool": {}
 SPEC = {"network": {"layers": LAYERS}, "image_size": 16, "epochs": 1, "batch_size": 64}
 VIEWPORT = {"width": 1200, "height": 800}
 
+HEADING, CURVE, THUMB = "main h1", ".charts path", ".thumb img"
 WATCH = """
     window.seen = {};
     const look = () => {
-        for (const [name, what] of [["heading", "main h1"], ["curve", ".charts path"], ["thumb", ".thumb img"]])
+        for (const [name, what] of Object.entries(%s))
             if (!(name in window.seen) && document.querySelector(what)) window.seen[name] = performance.now();
     };
     new MutationObserver(look).observe(document, { childList: true, subtree: true });
     window.long = [];
     new PerformanceObserver((list) => window.long.push(...list.getEntries().map((entry) => entry.duration)))
         .observe({ type: "longtask", buffered: true });
-"""
+""" % json.dumps({"heading": HEADING, "curve": CURVE, "thumb": THUMB})
 SCROLL = """async ([step, frames]) => {
     const box = document.querySelector(".gallery");
     box.scrollTop = 0;
@@ -59,24 +62,24 @@ SCROLL = """async ([step, frames]) => {
 }"""
 
 
-def main() -> None:
+def main(pictures: int = PICTURES, points: int = POINTS) -> None:
     with running(FOVEA_THREADS="1") as (fovea, data), sync_playwright() as playwright:
         browser = chromium(playwright)
         first_views(browser, fovea)
-        fill(fovea)
+        fill(fovea, pictures)
         first_views(browser, fovea)
-        scrolling(browser, fovea)
-        curves(browser, fovea, data)
+        scrolling(browser, fovea, pictures)
+        curves(browser, fovea, data, points)
         browser.close()
 
 
-def fill(fovea: Fovea) -> None:
+def fill(fovea: Fovea, pictures: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         archive = Path(name) / "many.zip"
-        write_zip(archive, PICTURES, SIDE, 10)
+        write_zip(archive, pictures, SIDE, 10)
         started = time.perf_counter()
         fovea.wait(fovea.push_dataset(archive, "many")["job"]["id"])
-        print(f"import of {PICTURES:,} pictures: {time.perf_counter() - started:.1f} s", flush=True)
+        print(f"import of {pictures:,} pictures: {time.perf_counter() - started:.1f} s", flush=True)
         write_zip(archive, 200, SIDE, 2)
         fovea.wait(fovea.push_dataset(archive, "few")["job"]["id"])
 
@@ -100,7 +103,7 @@ def first_view(browser: Browser, fovea: Fovea) -> tuple[float, int, int]:
     sizes: list[float] = []
     wire.on("Network.loadingFinished", lambda event: sizes.append(event["encodedDataLength"]))
     page.goto(fovea.url + fovea.sign_in_path())
-    page.wait_for_function("window.seen.heading")
+    page.wait_for_selector(HEADING)
     page.wait_for_load_state("networkidle")
     found = float(page.evaluate("window.seen.heading"))
     page.context.close()
@@ -119,7 +122,7 @@ def fresh(browser: Browser) -> tuple[Page, CDPSession]:
 # --- many pictures ---------------------------------------------------------------------------------------------------
 
 
-def scrolling(browser: Browser, fovea: Fovea) -> None:
+def scrolling(browser: Browser, fovea: Fovea, pictures: int) -> None:
     page, wire = fresh(browser)
     asked: list[int] = []
     page.on(
@@ -127,11 +130,11 @@ def scrolling(browser: Browser, fovea: Fovea) -> None:
         lambda request: "/items?" in request.url and asked.append(int(request.url.split("limit=")[1].split("&")[0])),
     )
     page.goto(fovea.url + fovea.sign_in_path())
-    page.wait_for_function("window.seen.heading")
+    page.wait_for_selector(HEADING)
     page.goto(f"{fovea.url}/#/dataset/many/1")
     page.reload()
-    page.wait_for_function("window.seen.thumb")
-    print(f"{PICTURES:,} pictures: the first after {page.evaluate('window.seen.thumb') / 1000:.3f} s")
+    page.wait_for_selector(THUMB)
+    print(f"{pictures:,} pictures: the first after {page.evaluate('window.seen.thumb') / 1000:.3f} s")
     page.locator(".gallery").scroll_into_view_if_needed()
     for step, frames in ((100, 300), (1000, 600), (5000, 150)):
         before = memory(wire)
@@ -158,23 +161,23 @@ def memory(wire: CDPSession) -> float:
 # --- many points -----------------------------------------------------------------------------------------------------
 
 
-def curves(browser: Browser, fovea: Fovea, data: Path) -> None:
+def curves(browser: Browser, fovea: Fovea, data: Path, points: int) -> None:
     """From the address to the drawn curves, and to all events shown."""
     job = fovea.wait(fovea.train("few", "few", SPEC)["id"])
     assert job["status"] == "succeeded", job
-    lengthen(data, job["id"])
+    lengthen(data, job["id"], points)
     told = [drawn(browser, fovea, job["id"]) for _ in range(RUNS)]
     long = max(one["longest"] for one in told)
     print(
-        f"{POINTS:,} metric points: curves after {statistics.median(one['curve'] for one in told) / 1000:.3f} s "
+        f"{points:,} metric points: curves after {statistics.median(one['curve'] for one in told) / 1000:.3f} s "
         f"(median of {RUNS}); all still after {statistics.median(one['still'] for one in told) / 1000:.3f} s; "
         f"longest task {long:.0f} ms; {told[0]['kilobytes']:.0f} kB of metrics and events"
     )
 
 
-def lengthen(data: Path, job: str) -> None:
-    """Makes the job one of 20,000 epochs, as far as its metrics and events tell."""
-    database, epochs = Database(Settings(data=data).database), POINTS // len(NAMES)
+def lengthen(data: Path, job: str, points: int) -> None:
+    """Makes the job one of so many points, five an epoch, as far as its metrics and events tell."""
+    database, epochs = Database(Settings(data=data).database), points // len(NAMES)
     values = [1.0 / (1 + epoch) for epoch in range(epochs)]
     with database.write() as session:
         for epoch in range(2, epochs + 1):
@@ -191,11 +194,11 @@ def drawn(browser: Browser, fovea: Fovea, job: str) -> dict[str, Any]:
     page, wire = fresh(browser)
     sizes: list[float] = []
     page.goto(fovea.url + fovea.sign_in_path())
-    page.wait_for_function("window.seen.heading")
+    page.wait_for_selector(HEADING)
     wire.on("Network.dataReceived", lambda event: sizes.append(event["dataLength"]))
     page.goto(f"{fovea.url}/#/watch/{job}")
     page.reload()
-    page.wait_for_function("window.seen.curve")
+    page.wait_for_selector(CURVE, state="attached")
     page.wait_for_load_state("networkidle")
     still = page.evaluate("performance.now()") - 500  # what networkidle waits
     found = page.evaluate("({ curve: window.seen.curve, longest: Math.max(0, ...window.long) })")
@@ -204,4 +207,4 @@ def drawn(browser: Browser, fovea: Fovea, job: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(int, sys.argv[1:]))
