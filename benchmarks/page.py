@@ -32,17 +32,21 @@ SPEC = {"network": {"layers": LAYERS}, "image_size": 16, "epochs": 1, "batch_siz
 VIEWPORT = {"width": 1200, "height": 800}
 
 HEADING, CURVE, THUMB = "main h1", ".charts path", ".thumb img"
-WATCH = """
+SEEN = json.dumps({"heading": HEADING, "curve": CURVE, "thumb": THUMB})
+WATCH = (
+    f"window.sought = {SEEN};"
+    """
     window.seen = {};
     const look = () => {
-        for (const [name, what] of Object.entries(%s))
+        for (const [name, what] of Object.entries(window.sought))
             if (!(name in window.seen) && document.querySelector(what)) window.seen[name] = performance.now();
     };
     new MutationObserver(look).observe(document, { childList: true, subtree: true });
     window.long = [];
     new PerformanceObserver((list) => window.long.push(...list.getEntries().map((entry) => entry.duration)))
         .observe({ type: "longtask", buffered: true });
-""" % json.dumps({"heading": HEADING, "curve": CURVE, "thumb": THUMB})
+"""
+)
 SCROLL = """async ([step, frames]) => {
     const box = document.querySelector(".gallery");
     box.scrollTop = 0;
