@@ -32,6 +32,7 @@ export function start(files, wanted) {
 
 async function create(blob, { name, print, files }, task) {
   const { id } = await begin(blob.size, task.stop.signal);
+  task.id = id;
   const entry = {
     id,
     name,
@@ -79,7 +80,7 @@ async function failed(task, error) {
 const passing = ({ status, name }) => name !== "AbortError" && (status === 0 || status === 401 || status >= 500);
 
 async function finish(entry, blob, task) {
-  task.id = entry.id;
+  task.id = entry.id; // of before, when it goes on
   let noted = 0;
   const tellAll = (now) => {
     tell(now, task);
