@@ -1,6 +1,6 @@
 // Uploads as the page shows them: they go on while other views are looked at, and after a reload where they were.
 
-import { get, path, post, randomKey } from "./api.js";
+import { path, post, randomKey, rows } from "./api.js";
 import { h, show } from "./dom.js";
 import * as format from "./format.js";
 import { card, chooser, doing, errorBox, progress, say } from "./parts.js";
@@ -117,13 +117,9 @@ async function answered({ where, body }, key) {
 }
 
 async function targetOf({ id, name }) {
-  try {
-    await get(path("datasets", name));
-    return { where: path("datasets", name, "versions"), body: { upload: id } };
-  } catch (error) {
-    if (error.status !== 404) throw error;
-    return { where: "/v1/datasets", body: { name, upload: id } };
-  }
+  const known = await rows("/v1/datasets", {}, { most: Infinity });
+  if (!known.some((row) => row.name === name)) return { where: "/v1/datasets", body: { name, upload: id } };
+  return { where: path("datasets", name, "versions"), body: { upload: id } };
 }
 
 // --- after a reload --------------------------------------------------------------------------------------------------
