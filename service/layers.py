@@ -43,7 +43,7 @@ class Conv(Strict):
     stride: Side = Field(1, description="pixels between two windows")
     padding: Annotated[int, Field(ge=0, le=15)] | Literal["same"] = Field("same", description="'same' is kernel // 2")
     batch_norm: bool = Field(False, description="batch normalisation before the activation")
-    activation: Activation | None = Field(None, description="null: none")
+    activation: Activation | None = Field(None, description="what its numbers go through; null: nothing")
 
     @property
     def padding_px(self) -> int:
@@ -58,7 +58,7 @@ class DepthwiseConv(Strict):
     padding: Annotated[int, Field(ge=0, le=15)] | Literal["same"] = Field("same", description="'same' is kernel // 2")
     multiplier: Annotated[int, Field(ge=1, le=16)] = Field(1, description="filters of each channel")
     batch_norm: bool = Field(False, description="batch normalisation before the activation")
-    activation: Activation | None = Field(None, description="null: none")
+    activation: Activation | None = Field(None, description="what its numbers go through; null: nothing")
 
     @property
     def padding_px(self) -> int:
@@ -72,7 +72,7 @@ class Residual(Strict):
     """
 
     layers: "list[Layer]" = Field(min_length=1, max_length=20)
-    activation: Activation | None = Field(None, description="after the sum; null: none")
+    activation: Activation | None = Field(None, description="what the sum goes through; null: nothing")
 
 
 class Pool(Strict):
@@ -87,7 +87,7 @@ class Dropout(Strict):
 class Dense(Strict):
     units: Units
     batch_norm: bool = Field(False, description="batch normalisation before the activation")
-    activation: Activation | None = Field(None, description="null: none")
+    activation: Activation | None = Field(None, description="what its numbers go through; null: nothing")
 
 
 class Empty(Strict):

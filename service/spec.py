@@ -176,7 +176,7 @@ class TrainSpec(Strict):
     optimizer: Optimizer = Optimizer()
     schedule: Auto | Schedule = Field("auto", description="how the learning rate moves over the job")
     loss: Loss = Loss()
-    augment: Auto | Augment | None = Field("auto", description="random changes of training pictures; null: none")
+    augment: Auto | Augment | None = Field("auto", description="random changes of training pictures; null: as they are")
     ema: Auto | Ema | None = Field(
         "auto",
         title="Averaged weights",
