@@ -24,8 +24,8 @@ Activation = Literal["relu", "relu6", "leaky_relu", "sigmoid", "tanh", "gelu", "
 
 SPATIAL = ("conv", "depthwise_conv", "residual", "max_pool", "avg_pool", "global_avg_pool")
 
-Filters = Annotated[int, Field(ge=1, le=4096)]
-Units = Annotated[int, Field(ge=1, le=65536)]
+Filters = Annotated[int, Field(ge=1, le=4096, description="channels it gives")]
+Units = Annotated[int, Field(ge=1, le=65536, description="features it gives")]
 Side = Annotated[int, Field(ge=1, le=31)]
 
 
@@ -39,11 +39,11 @@ class Conv(Strict):
     """Convolution, then batch normalisation if asked for, then the activation."""
 
     filters: Filters
-    kernel: Side = 3
-    stride: Side = 1
+    kernel: Side = Field(3, description="side of the window, in pixels")
+    stride: Side = Field(1, description="pixels between two windows")
     padding: Annotated[int, Field(ge=0, le=15)] | Literal["same"] = Field("same", description="'same' is kernel // 2")
-    batch_norm: bool = False
-    activation: Activation | None = None
+    batch_norm: bool = Field(False, description="batch normalisation before the activation")
+    activation: Activation | None = Field(None, description="what its numbers go through; null: nothing")
 
     @property
     def padding_px(self) -> int:
@@ -53,12 +53,12 @@ class Conv(Strict):
 class DepthwiseConv(Strict):
     """A convolution of each channel by itself; then batch normalisation if asked for, then the activation."""
 
-    kernel: Side = 3
-    stride: Side = 1
+    kernel: Side = Field(3, description="side of the window, in pixels")
+    stride: Side = Field(1, description="pixels between two windows")
     padding: Annotated[int, Field(ge=0, le=15)] | Literal["same"] = Field("same", description="'same' is kernel // 2")
     multiplier: Annotated[int, Field(ge=1, le=16)] = Field(1, description="filters of each channel")
-    batch_norm: bool = False
-    activation: Activation | None = None
+    batch_norm: bool = Field(False, description="batch normalisation before the activation")
+    activation: Activation | None = Field(None, description="what its numbers go through; null: nothing")
 
     @property
     def padding_px(self) -> int:
@@ -72,22 +72,22 @@ class Residual(Strict):
     """
 
     layers: "list[Layer]" = Field(min_length=1, max_length=20)
-    activation: Activation | None = None
+    activation: Activation | None = Field(None, description="what the sum goes through; null: nothing")
 
 
 class Pool(Strict):
-    size: Side = 2
+    size: Side = Field(2, description="side of the window, in pixels")
     stride: Side | None = Field(None, description="size when left out")
 
 
 class Dropout(Strict):
-    p: float = Field(0.5, ge=0, lt=1)
+    p: float = Field(0.5, ge=0, lt=1, description="share of the numbers that a training step leaves out")
 
 
 class Dense(Strict):
     units: Units
-    batch_norm: bool = False
-    activation: Activation | None = None
+    batch_norm: bool = Field(False, description="batch normalisation before the activation")
+    activation: Activation | None = Field(None, description="what its numbers go through; null: nothing")
 
 
 class Empty(Strict):

@@ -24,35 +24,48 @@ Name = Annotated[str, AfterValidator(_name)]
 """What a dataset or a model may be called."""
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+Half = Annotated[float, Field(ge=0, le=0.5)]
 
 
 class Optimizer(Strict):
     """`muon` orthogonalises the momentum of weight matrices and filters (Jordan et al. 2024); the rest gets adamw."""
 
-    name: Auto | Literal["adam", "adamw", "sgd", "muon"] = "auto"
-    lr: Auto | Annotated[float, Field(gt=0, le=10)] = Field("auto", description="peak learning rate")
-    weight_decay: Auto | Annotated[float, Field(ge=0, le=1)] = Field("auto", description="not on norms and biases")
-    momentum: float = Field(0.9, ge=0, lt=1, description="sgd and muon (Nesterov)")
+    name: Auto | Literal["adam", "adamw", "sgd", "muon"] = Field("auto", description="what turns gradients into steps")
+    lr: Auto | Annotated[float, Field(gt=0, le=10)] = Field(
+        "auto", title="Learning rate", description="the highest of the schedule"
+    )
+    weight_decay: Auto | Annotated[float, Field(ge=0, le=1)] = Field(
+        "auto", description="how hard weights are pulled towards zero; never norms and biases"
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd and muon (Nesterov): share of a step that is kept")
     norm_bias_rate: Auto | Annotated[float, Field(gt=0, le=100)] = Field(
         "auto", description="times lr, for the biases of normalisation layers; 1 without a recipe"
     )
-    clip_norm: float | None = Field(None, gt=0, le=1e6, description="longest gradient; longer ones are scaled down")
+    clip_norm: float | None = Field(
+        None, gt=0, le=1e6, description="longest gradient; longer ones are scaled down; null: never"
+    )
     accumulate: int = Field(1, ge=1, le=256, description="parts a batch is taken in, for less memory")
 
 
 class Schedule(Strict):
     """How the learning rate moves over the whole job; `warmup` is the share of steps it rises linearly from zero."""
 
-    name: Literal["constant", "cosine", "one_cycle", "linear"] = "cosine"
-    warmup: float = Field(0.0, ge=0, le=0.5)
+    name: Literal["constant", "cosine", "one_cycle", "linear"] = Field(
+        "cosine", description="the shape of its way down; one_cycle rises for a third of the steps first"
+    )
+    warmup: float = Field(0.0, ge=0, le=0.5, description="share of all steps in which the rate rises from zero")
 
 
 class Loss(Strict):
     """Pictures of several labels are learned with `binary_cross_entropy`, each class a question of its own."""
 
-    name: Auto | Literal["cross_entropy", "focal", "binary_cross_entropy"] = "auto"
+    name: Auto | Literal["cross_entropy", "focal", "binary_cross_entropy"] = Field(
+        "auto", description="binary_cross_entropy is for pictures of several labels, the others for one label each"
+    )
     gamma: float = Field(2.0, ge=0, le=10, description="focal only: how much sure answers are passed over")
-    label_smoothing: Auto | Annotated[float, Field(ge=0, lt=1)] = "auto"
+    label_smoothing: Auto | Annotated[float, Field(ge=0, lt=1)] = Field(
+        "auto", description="share of a label's certainty that is spread over all classes"
+    )
     class_weights: Literal["auto", "balanced"] | list[Annotated[float, Field(gt=0, le=1e6)]] | None = Field(
         "auto",
         description="'balanced' weighs by inverse frequency; a list gives one weight per class, in class order; "
@@ -66,14 +79,14 @@ class Augment(Strict):
     horizontal_flip: bool | Literal["alternating"] = Field(
         False, description="'alternating': a coin per picture decides the first epoch, every further one inverts it"
     )
-    vertical_flip: bool = False
-    crop: Probability = Field(0.0, le=0.5, description="largest shift, as a share of the side; edges are replicated")
-    brightness: Probability = 0.0
-    contrast: Probability = 0.0
-    saturation: Probability = 0.0
+    vertical_flip: bool = Field(False, description="a coin per picture turns it upside down")
+    crop: Half = Field(0.0, description="largest shift, as a share of the side; edges are replicated")
+    brightness: Probability = Field(0.0, description="largest change, as a share")
+    contrast: Probability = Field(0.0, description="largest change, as a share")
+    saturation: Probability = Field(0.0, description="largest change, as a share")
     rotate: float = Field(0.0, ge=0, le=180, description="largest turn, in degrees")
-    zoom: Probability = Field(0.0, le=0.5, description="largest change of scale, as a share")
-    erase: Probability = Field(0.0, le=0.5, description="largest erased square, as a share of the area")
+    zoom: Half = Field(0.0, description="largest change of scale, as a share")
+    erase: Half = Field(0.0, description="largest erased square, as a share of the area")
     mixup: float = Field(0.0, ge=0, le=4, description="alpha of the Beta distribution of mixing weights; 0 is off")
     cutmix: float = Field(0.0, ge=0, le=4, description="alpha, likewise; with both, a coin decides for each batch")
 
@@ -87,8 +100,8 @@ class Ema(Strict):
 class Progressive(Strict):
     """Smaller pictures first: from `start` times image_size, growing evenly, whole from the share `until` on."""
 
-    start: float = Field(0.5, ge=0.25, lt=1)
-    until: float = Field(0.7, gt=0, le=1)
+    start: float = Field(0.5, ge=0.25, lt=1, description="side of the first pictures, as a share of image_size")
+    until: float = Field(0.7, gt=0, le=1, description="share of all steps after which pictures are whole")
 
 
 class Whitening(Strict):
@@ -104,7 +117,7 @@ class Whitening(Strict):
 class Initialisation(Strict):
     """How random weights begin, for lists of layers and the networks made of them."""
 
-    whitening: Whitening | None = None
+    whitening: Whitening | None = Field(None, description="filters of the first convolution, from the pictures")
     identity: bool = Field(False, description="convolutions with an odd window first pass on what they are given")
 
 
@@ -115,7 +128,7 @@ VIEWS = {None: 1, "flip": 2, "translate": 3, "flip_translate": 6}
 class Transfer(Strict):
     """First the class layer alone, then all layers, those before it more slowly (Howard & Ruder 2018)."""
 
-    head_epochs: int = Field(1, ge=0, le=1000)
+    head_epochs: int = Field(1, ge=0, le=1000, description="epochs in which the class layer alone learns")
     backbone_rate: float = Field(0.1, gt=0, le=1, description="of the class layer's learning rate")
 
 
@@ -157,14 +170,18 @@ class TrainSpec(Strict):
     initialisation: Auto | Initialisation | None = Field("auto", description="of random weights; null: torch's own")
     transfer: Auto | Transfer | None = Field("auto", description="how initial weights are learned on from")
     normalisation: Auto | Literal["plain", "imagenet"] = Field("auto", description="'imagenet' with pretrained weights")
-    epochs: Auto | Annotated[int, Field(ge=1, le=10_000)] = "auto"
-    batch_size: Auto | Annotated[int, Field(ge=2, le=8192)] = "auto"
+    epochs: Auto | Annotated[int, Field(ge=1, le=10_000)] = Field("auto", description="passes over the pictures")
+    batch_size: Auto | Annotated[int, Field(ge=2, le=8192)] = Field("auto", description="pictures of one step")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="'auto' is measured at job start")
     optimizer: Optimizer = Optimizer()
-    schedule: Auto | Schedule = "auto"
+    schedule: Auto | Schedule = Field("auto", description="how the learning rate moves over the job")
     loss: Loss = Loss()
-    augment: Auto | Augment | None = "auto"
-    ema: Auto | Ema | None = Field("auto", description="'auto' decides by the number of steps")
+    augment: Auto | Augment | None = Field("auto", description="random changes of training pictures; null: as they are")
+    ema: Auto | Ema | None = Field(
+        "auto",
+        title="Averaged weights",
+        description="the moving average of the weights is what is served; 'auto' decides by the number of steps",
+    )
     progressive: Auto | Progressive | None = Field(
         "auto", description="for networks that take pictures of any size; null: never"
     )
@@ -173,7 +190,7 @@ class TrainSpec(Strict):
         description="the model answers with the mean over a picture and its mirror image, or slightly shifted copies, "
         "or both: 2, 3 or 6 times the work of an answer; null without a recipe",
     )
-    early_stopping: EarlyStopping | None = None
+    early_stopping: EarlyStopping | None = Field(None, description="end when nothing gets better; null: never")
 
 
 class Goal(Strict):
@@ -182,13 +199,13 @@ class Goal(Strict):
     metric: Literal["accuracy", "mean_average_precision"] = Field(
         "accuracy", description="mean_average_precision of several labels only"
     )
-    at_least: float = Field(gt=0, le=1)
+    at_least: float = Field(gt=0, le=1, description="share, as 0.95")
 
 
 class Budget(Strict):
     """The whole job fits: epochs are left out, and the schedule is compressed so that it still ends annealed."""
 
-    seconds: float = Field(ge=5, le=30 * 86400)
+    seconds: float = Field(ge=5, le=30 * 86400, description="of the whole job, export and judging included")
 
 
 class ExportRequest(Strict):
@@ -202,7 +219,7 @@ class TrainRequest(Strict):
     type: Literal["train"] = "train"
     model: Name = Field(description="name of the model; each finished job becomes its next version")
     dataset: str = Field(max_length=100, description="'flowers' for the newest version, or 'flowers@2'")
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(0, ge=0, lt=2**63, description="the same seed gives the same weights on the same machine")
     spec: TrainSpec = TrainSpec()
     goal: Goal | None = None
     budget: Budget | None = None

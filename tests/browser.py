@@ -14,6 +14,7 @@ from tests.conftest import KEY, Fovea
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
+ARGUMENTS += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a camera
 expect.set_options(timeout=45_000)  # the first answer of a model imports an engine, on a machine that may be busy
 
 

@@ -17,6 +17,8 @@ VIEWPORT = {"width": 1100, "height": 760}
 LAYERS = [{"conv": {"filters": 16, "batch_norm": True, "activation": "relu"}}, {"max_pool": 2}]
 LAYERS += [{"conv": {"filters": filters, "batch_norm": True, "activation": "relu"}} for filters in (32, 64)]
 SPEC = {"network": {"layers": [*LAYERS, {"global_avg_pool": {}}]}, "image_size": 16, "epochs": 12, "batch_size": 64}
+SPACE = {"/optimizer/lr": {"log_uniform": [1e-4, 0.1]}, "/optimizer/name": {"choice": ["adam", "sgd", "muon"]}}
+SEARCH = {"type": "search", "model": "found", "dataset": "digits", "space": SPACE, "trials": 6}
 
 
 def main() -> None:
@@ -55,12 +57,18 @@ def walk(page: Page, fovea: Fovea) -> None:
     page.wait_for_load_state("networkidle")
     save(page, "pictures")
     shoot(page, fovea, "train?dataset=digits", "train", "table")
+    page.get_by_text("Every knob").click()
+    page.locator("#recipe").scroll_into_view_if_needed()
+    save(page, "knobs")
     job = fovea.train("digits", "digits", SPEC)
     fovea.wait_for(job["id"], lambda row: (row["progress"] or {}).get("epoch", 0) >= 8 or row["is_terminal"])
     shoot(page, fovea, f"watch/{job['id']}", "watch", "path.line-1")
     fovea.wait(job["id"])
     second = fovea.train("digits", "digits", {**SPEC, "optimizer": {"name": "sgd"}})
     fovea.wait(second["id"])
+    search = fovea.http.post("/v1/jobs", json={**SEARCH, "spec": {**SPEC, "epochs": 4}}).json()
+    fovea.wait(search["id"])
+    shoot(page, fovea, f"watch/{search['id']}", "search", "tbody tr")
     shoot(page, fovea, "watch", "jobs", "table")
     shoot(page, fovea, f"watch/compare?jobs={job['id']},{second['id']}", "compare", "path.line-1")
     shoot(page, fovea, "judge/digits:1", "judge", ".matrix")

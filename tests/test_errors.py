@@ -85,6 +85,13 @@ def test_an_impossible_spec_is_refused_with_the_field_named(ready: Fovea, spec: 
     assert check(answer, 422, code)["param"] == param
 
 
+def test_of_a_word_or_a_number_the_complaint_is_about_what_was_given(ready: Fovea) -> None:
+    for spec, words in (({"optimizer": {"lr": 20}}, "less than or equal to 10"), ({"epochs": 0}, "greater than")):
+        answer = ready.http.post("/v1/jobs", json={"model": "m", "dataset": "colours", "spec": spec})
+        assert answer.status_code == 422
+        assert words in answer.json()["detail"]
+
+
 def test_json_that_is_no_json_is_400_and_nan_is_no_number(ready: Fovea) -> None:
     head = {"Content-Type": "application/json"}
     check(ready.http.post("/v1/jobs", content=b"{", headers=head), 400, "malformed_json")

@@ -84,6 +84,9 @@ def test_metrics_and_events_tell_the_story_of_the_job(shared: Fovea) -> None:
     ) as stream:
         ids = [line.removeprefix("id: ") for line in stream.iter_lines() if line.startswith("id: ")]
     assert ids == [event["id"] for event in events[1:]]
+    for newest, begin in ((3, -3), (1000, 0)):
+        last = shared.http.get(f"/v1/jobs/{job['id']}/events", params={"newest": newest, "limit": 1000}).json()["data"]
+        assert last == events[begin:]
 
 
 def test_the_examples_in_the_documentation_have_the_fields_of_real_answers(shared: Fovea) -> None:

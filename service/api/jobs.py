@@ -236,15 +236,25 @@ def events(
     page: PageDep,
     request: Request,
     last_event_id: Annotated[str | None, Header()] = None,
+    newest: Annotated[int | None, Query(ge=1, le=1000, description="begin with so many of those there are")] = None,
 ) -> Any:
     """What happened, in order. With `Accept: text/event-stream` the same events live; `Last-Event-ID` resumes."""
     jobs.get(session, job_id)
+    if newest is not None and page.after is None:
+        page.after = _before(session, job_id, newest)
     if "text/event-stream" in request.headers.get("accept", ""):
         page.after = last_event_id or page.after
         start = page.mark(Event.number) if page.after else 0
         return StreamingResponse(_live(db, job_id, start), media_type="text/event-stream")
     answer = page.read(session, select(Event).where(Event.job_id == job_id), Event.number, shapes.event)
     return {**answer, "next": answer["data"][-1]["id"] if answer["data"] else page.after}
+
+
+def _before(session: Session, job_id: str, newest: int) -> str | None:
+    """The cursor after which so many events follow; None when there are no more than that."""
+    query = select(Event.number).where(Event.job_id == job_id).order_by(Event.number.desc()).offset(newest).limit(1)
+    number = session.scalar(query)
+    return None if number is None else f"evt_{number}"
 
 
 async def _live(db: Database, job_id: str, after: int) -> AsyncIterator[str]:
@@ -277,13 +287,18 @@ def metrics(
 ) -> dict[str, Any]:
     """Metric histories as [step, epoch, value, time]; longer ones are thinned evenly, first and last kept."""
     jobs.get(session, job_id)
-    query = select(Metric).where(Metric.job_id == job_id).order_by(Metric.name, Metric.step)
+    columns = (Metric.name, Metric.step, Metric.epoch, Metric.value, Metric.time)  # no objects: they may be 100,000
+    query = select(*columns).where(Metric.job_id == job_id).order_by(Metric.name, Metric.step)
     if names:
         query = query.where(Metric.name.in_(names.split(",")))
-    series: dict[str, list[list[Any]]] = {}
-    for row in session.scalars(query):
-        series.setdefault(row.name, []).append([row.step, row.epoch, row.value, rfc3339(row.time)])
-    return {"series": [{"name": name, "points": _thin(points, max_points)} for name, points in series.items()]}
+    series: dict[str, list[Any]] = {}
+    for name, *point in session.execute(query):
+        series.setdefault(name, []).append(point)
+    return {"series": [{"name": name, "points": _shown(points, max_points)} for name, points in series.items()]}
+
+
+def _shown(points: list[Any], most: int) -> list[Any]:
+    return [[step, epoch, value, rfc3339(time)] for step, epoch, value, time in _thin(points, most)]
 
 
 def _thin(points: list[Any], most: int) -> list[Any]:

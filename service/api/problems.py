@@ -62,8 +62,11 @@ async def _validation(request: Request, error: Exception) -> JSONResponse:
 
 
 def from_validation(errors: Sequence[Any], body: Any) -> ServiceError:
-    """The first of pydantic's complaints, with a JSON pointer to the field."""
-    first = errors[0]
+    """The first of pydantic's complaints, with a JSON pointer to the field.
+
+    A field that may be a word or a number has a complaint for each; the one about what was given tells most.
+    """
+    first = _telling(errors, body)
     where, *path = first["loc"] or ("body",)
     if path and isinstance(body, dict) and path[0] == body.get("type"):
         path = path[1:]  # the tag of the kind of job, which is no place in the document
@@ -75,6 +78,16 @@ def from_validation(errors: Sequence[Any], body: Any) -> ServiceError:
     code = "unknown_field" if first["type"] == "extra_forbidden" else "invalid_value"
     message = first["msg"].removeprefix("Value error, ")
     return InvalidValue(code, f"{param or where}: {message}", param=param, hint="/docs shows what is accepted")
+
+
+def _telling(errors: Sequence[Any], body: Any) -> Any:
+    """Of the complaints about the same field as the first, the first that is about the value and not about its kind."""
+    if errors[0]["loc"][:1] != ("body",):
+        return errors[0]
+    where = pointer(errors[0]["loc"][1:], body)
+    same = [error for error in errors if pointer(error["loc"][1:], body) == where]
+    about_kind = ("literal_error", "none_required", "enum")
+    return next((one for one in same if one["type"] not in about_kind and not one["type"].endswith("_type")), errors[0])
 
 
 def pointer(path: Sequence[Any], document: Any) -> str:

@@ -121,9 +121,16 @@ function curve({ points }, index, scale) {
 }
 
 function grid(scale, formatY) {
-  return ticks(scale.y0, scale.y1, 6).map((value) => [
+  const marks = ticks(scale.y0, scale.y1, 6);
+  const labels = marks.map(formatY);
+  const apart = new Set(labels).size === labels.length || labels[0].endsWith("%");
+  return marks.map((value, index) => [
     svg("line.grid", { x1: LEFT, x2: LEFT + scale.width, y1: scale.y(value), y2: scale.y(value) }),
-    svg("text.tick", { x: LEFT - 6, y: scale.y(value) + 4, "text-anchor": "end" }, formatY(value)),
+    svg(
+      "text.tick",
+      { x: LEFT - 6, y: scale.y(value) + 4, "text-anchor": "end" },
+      apart ? labels[index] : String(Number(value.toPrecision(5))),
+    ),
   ]);
 }
 

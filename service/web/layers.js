@@ -20,12 +20,29 @@ export const HELP = [
 ].join(" ");
 
 /** The `layers` of a spec. Throws an Error that names the line. */
-export function parse(text) {
+export const parse = (text) => lines(text).map(([line, number]) => layer(line, number));
+
+/** The number of the line that layer `index` (from 0) stands on. */
+export const lineOf = (text, index) => lines(text)[index]?.[1] ?? index + 1;
+
+/** Layers as text that `parse` reads: words where the language has them, else JSON. */
+export const print = (layers) => layers.map(line).join("\n");
+
+function lines(text) {
   return text
     .split("\n")
-    .map((line, index) => [line.replace(/#.*/, "").trim(), index + 1])
-    .filter(([line]) => line)
-    .map(([line, number]) => layer(line, number));
+    .map((one, index) => [one.replace(/#.*/, "").trim(), index + 1])
+    .filter(([one]) => one);
+}
+
+function line(layer) {
+  const [kind, options] = Object.entries(layer)[0];
+  if (kind === "activation") return options;
+  if (typeof options === "number") return `${kind} ${options}`;
+  const { filters, units, p, kernel, stride = 1, batch_norm: norm, activation, padding = "same", ...more } = options;
+  if (padding !== "same" || more.layers || more.size || (more.multiplier ?? 1) !== 1) return JSON.stringify(layer);
+  const words = [kind, filters ?? units ?? p, kernel, stride > 1 && `stride ${stride}`, norm && "norm", activation];
+  return words.filter((one) => one !== undefined && one !== null && one !== false).join(" ");
 }
 
 function layer(line, number) {

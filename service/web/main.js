@@ -86,6 +86,8 @@ async function signIn(error) {
 }
 
 async function signOut() {
+  const { endAll } = await import("./uploads.js");
+  await endAll();
   await remove("/v1/session").catch(() => null);
   signIn(null);
 }

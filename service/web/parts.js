@@ -79,6 +79,7 @@ export function badge(status) {
     succeeded: "good",
     ready: "good",
     passed: "good",
+    best: "good",
     failed: "bad",
     cancelled: "muted",
     running: "live-now",
@@ -87,7 +88,10 @@ export function badge(status) {
   return h(`span.badge.${kinds[status] || "plain"}`, {}, status);
 }
 
-/** columns: [{title, value(row) for sorting, cell(row)?, numeric?}]. Sorted by a click on a head. */
+/**
+ * columns: [{title, value(row) for sorting, cell(row)?, numeric?, up?}]. Sorted by a click on a head: numbers from the
+ * largest down, unless `up`. The element has `fill(rows)`, which keeps the order chosen.
+ */
 export function table(caption, columns, data, sortable = true) {
   let sorted = { column: null, down: false };
   const body = h("tbody");
@@ -98,7 +102,11 @@ export function table(caption, columns, data, sortable = true) {
       ? h("button.head", { type: "button", onclick: () => sort(index) }, column.title)
       : column.title,
   ));
-  const fill = (list) =>
+  const draw = () => {
+    const { column, down } = sorted;
+    const value = column === null ? null : columns[column].value;
+    const order = (a, b) => (value(a) < value(b) ? -1 : value(a) > value(b) ? 1 : 0);
+    const list = value ? [...data].sort((a, b) => (down ? order(b, a) : order(a, b))) : data;
     show(
       body,
       list.map((row) => h(
@@ -111,20 +119,25 @@ export function table(caption, columns, data, sortable = true) {
         )),
       )),
     );
+  };
   const sort = (index) => {
-    sorted = { column: index, down: sorted.column === index ? !sorted.down : columns[index].numeric || false };
+    const { numeric, up } = columns[index];
+    sorted = { column: index, down: sorted.column === index ? !sorted.down : Boolean(numeric && !up) };
     heads.forEach((head) => head.removeAttribute("aria-sort"));
     heads[index].setAttribute("aria-sort", sorted.down ? "descending" : "ascending");
-    const { value } = columns[index];
-    const order = (a, b) => (value(a) < value(b) ? -1 : value(a) > value(b) ? 1 : 0);
-    fill([...data].sort((a, b) => (sorted.down ? order(b, a) : order(a, b))));
+    draw();
   };
-  fill(data);
-  return h(
+  draw();
+  const element = h(
     "div.scroll",
     { tabindex: 0, role: "region", "aria-label": caption },
     h("table", {}, h("caption.hidden", {}, caption), h("thead", {}, h("tr", {}, heads)), body),
   );
+  element.fill = (rows) => {
+    data = rows;
+    draw();
+  };
+  return element;
 }
 
 /** A question before something that cannot be undone; resolves to true or false. */

@@ -4,9 +4,10 @@
 import { path } from "./api.js";
 
 const TYPES = ["message", "metrics", "checkpoint", "warning", "status"];
+const NEWEST = 200; // of a long job the page shows no more
 export const ENDED = ["succeeded", "failed", "cancelled"];
 
-/** Calls `onEvent` for every event from the first on, until the job has ended or the signal aborts. */
+/** Calls `onEvent` for the newest events and every later one, until the job has ended or the signal aborts. */
 export function stream(id, onEvent, signal) {
   let source = null;
   let last = null;
@@ -20,7 +21,7 @@ export function stream(id, onEvent, signal) {
   };
   const open = () => {
     if (source || ended || document.hidden || signal.aborted) return;
-    source = new EventSource(`${path("jobs", id)}/events${last ? `?after=${last}` : ""}`);
+    source = new EventSource(`${path("jobs", id)}/events?${last ? `after=${last}` : `newest=${NEWEST}`}`);
     for (const type of TYPES) source.addEventListener(type, hear);
   };
   const close = () => {

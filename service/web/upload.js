@@ -8,35 +8,33 @@ const TUS = { "Tus-Resumable": "1.0.0" };
 const MOST_TRIES = 60; // without a byte more: some seven minutes
 const LONGEST_PAUSE = 8000; // ms
 
+/** A new upload of so many bytes: its id and when it expires. */
+export function begin(size, signal) {
+  const headers = { ...TUS, "Upload-Length": String(size), "Idempotency-Key": randomKey() };
+  return request("POST", "/v1/uploads", { headers, signal });
+}
+
 /**
- * Resolves to the id of the finished upload. `onProgress({sent, total, perSecond, left})` in bytes and seconds;
- * `perSecond` is null while the connection is broken.
+ * Sends what the service has not of the upload; resolves when all has arrived. `onProgress({sent, total, perSecond,
+ * left})` in bytes and seconds; `perSecond` is null while the connection is broken.
  */
-export async function send(blob, onProgress, signal) {
-  const headers = { ...TUS, "Upload-Length": String(blob.size), "Idempotency-Key": randomKey() };
-  const { id } = await request("POST", "/v1/uploads", { headers, signal });
-  let offset = 0;
+export async function send(id, blob, onProgress, signal) {
+  let offset = await kept(id, 0, signal);
   let failures = 0;
   let tell = teller(blob.size, offset, onProgress);
-  try {
-    while (offset < blob.size) {
-      try {
-        offset = await piece(id, blob, offset, tell, signal);
-        failures = 0;
-      } catch (error) {
-        failures += 1;
-        if (!passing(error) || failures > MOST_TRIES) throw error;
-        onProgress({ sent: offset, total: blob.size, perSecond: null });
-        await pause(Math.min(250 * 2 ** failures, LONGEST_PAUSE), signal);
-        offset = await kept(id, offset, signal);
-        tell = teller(blob.size, offset, onProgress);
-      }
+  while (offset < blob.size) {
+    try {
+      offset = await piece(id, blob, offset, tell, signal);
+      failures = 0;
+    } catch (error) {
+      failures += 1;
+      if (!passing(error) || failures > MOST_TRIES) throw error;
+      onProgress({ sent: offset, total: blob.size, perSecond: null });
+      await pause(Math.min(250 * 2 ** failures, LONGEST_PAUSE), signal);
+      offset = await kept(id, offset, signal);
+      tell = teller(blob.size, offset, onProgress);
     }
-  } catch (error) {
-    discard(id);
-    throw error;
   }
-  return id;
 }
 
 /** Throws an upload away; it would go by itself in time. */
@@ -55,7 +53,7 @@ function teller(total, from, onProgress) {
 }
 
 /** How many bytes the service has; what was known before, when it does not answer. */
-async function kept(id, known, signal) {
+export async function kept(id, known, signal) {
   try {
     const response = await answer("HEAD", `/v1/uploads/${id}`, { headers: TUS, signal });
     return Number(response.headers.get("Upload-Offset"));

@@ -1,6 +1,7 @@
 // What is in a picture: drop, paste or choose some.
 
 import { path, post } from "../api.js";
+import { camera } from "../camera.js";
 import { h, show } from "../dom.js";
 import * as format from "../format.js";
 import { bar, card, chooser, dropZone, errorBox, snippet } from "../parts.js";
@@ -36,7 +37,7 @@ export async function view({ args: [ref], signal }) {
           "div.row",
           {},
           chooser("Choose pictures", { id: "pictures", accept: "image/*", multiple: true }, begin),
-          chooser("Use the camera", { accept: "image/*", capture: "environment" }, begin),
+          camera(begin),
         ),
         h("p.muted", {}, "Nothing is kept: the pictures are answered and forgotten."),
       ),

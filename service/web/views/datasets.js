@@ -1,15 +1,16 @@
 // The datasets there are, and a place to drop a new one.
 
-import { path, post, rows } from "../api.js";
+import { rows } from "../api.js";
 import { h, show } from "../dom.js";
 import * as format from "../format.js";
-import { card, chooser, doing, dropZone, empty, errorBox, field, progress, table } from "../parts.js";
-import { go, link } from "../router.js";
-import { chosen, discard, dropped, send } from "../upload.js";
+import { card, chooser, dropZone, empty, errorBox, field, table } from "../parts.js";
+import { link } from "../router.js";
+import { chosen, dropped } from "../upload.js";
+import { offers, shown, start } from "../uploads.js";
 
 export async function view({ signal }) {
   const known = await rows("/v1/datasets", {}, { signal });
-  return [h("h1", {}, "Datasets"), uploadCard(known, signal), known.length ? list(known) : nothing()];
+  return [h("h1", {}, "Datasets"), uploadCard(signal), known.length ? list(known) : nothing()];
 }
 
 function nothing() {
@@ -47,17 +48,19 @@ function list(known) {
   );
 }
 
-function uploadCard(known, signal) {
+function uploadCard(signal) {
   const name = h(
     "input",
     { id: "dataset-name", maxlength: 64, placeholder: "flowers", autocomplete: "off", spellcheck: "false" },
   );
-  const said = h("div", { "aria-live": "polite" });
-  const failed = (error) => error.name !== "AbortError" && show(said, errorBox(error));
-  const begin = (files) => upload(files, name, known, said, signal).catch(failed);
+  const going = h("div.stack", {}, shown());
+  const open = h("div.stack");
+  offers(signal).then((cards) => signal.aborted || show(open, cards));
+  const begin = (files) => files.length && show(going, shown(), start(files, name.value.trim()));
+  const failed = (error) => show(going, shown(), errorBox(error));
   const zone = dropZone(
     "Upload pictures",
-    async (transfer) => begin(await dropped(transfer)),
+    (transfer) => dropped(transfer).then(begin, failed),
     h("p", {}, "Drop a folder with one folder per class here, or a zip of it."),
     h(
       "div.row",
@@ -66,69 +69,10 @@ function uploadCard(known, signal) {
       chooser("Choose a folder", { id: "folder", webkitdirectory: true }, (files) => begin(chosen(files))),
     ),
   );
-  return card(
+  return [open, card(
     "Add pictures",
     field("Name", name, "Left empty, it is the name of the file. A known name gets its next version."),
     zone,
-    said,
-  );
-}
-
-async function upload(files, nameField, known, said, signal) {
-  if (!files.length) return;
-  const stop = new AbortController();
-  signal.addEventListener("abort", () => stop.abort());
-  const line = h("p");
-  const meter = progress("Upload", 0);
-  const cancel = h(
-    "button.quiet",
-    { type: "button", onclick: () => stop.abort(new DOMException("", "AbortError")) },
-    "Stop",
-  );
-  show(said, line, meter, cancel);
-  const name = (nameField.value.trim() || suggested(files)).normalize("NFC");
-  try {
-    const blob = await archive(files, line, meter, stop.signal);
-    const sent = await send(blob, (now) => tell(now, line, meter), stop.signal);
-    line.textContent = "Looking into the archive…";
-    cancel.remove();
-    const pushed = await make(name, sent, known).catch((error) => {
-      discard(sent);
-      throw error;
-    });
-    go("dataset", [pushed.name, String(pushed.version)]);
-  } catch (error) {
-    show(said);
-    throw error;
-  }
-}
-
-/** A finished upload becomes a dataset, or the next version of a known one. */
-function make(name, sent, known) {
-  if (known.some((row) => row.name === name)) return post(path("datasets", name, "versions"), { upload: sent });
-  return post("/v1/datasets", { name, upload: sent });
-}
-
-async function archive(files, line, meter, signal) {
-  if (files.length === 1 && /\.zip$/i.test(files[0].path)) return files[0].file;
-  const { zip } = await import("../zip.js");
-  const read = (done, total) => {
-    line.textContent = `Packing ${format.count(done)} of ${format.count(total)} files`;
-    meter.value = done / total;
-  };
-  return zip(files, read, signal);
-}
-
-function tell({ sent, total, perSecond, left }, line, meter) {
-  meter.value = total ? sent / total : 0;
-  const share = `${format.bytes(sent)} of ${format.bytes(total)}`;
-  line.textContent = perSecond === null
-    ? `${share}. The connection is broken; it goes on as soon as the service answers.`
-    : `${share}, ${format.bytes(Math.round(perSecond))}/s, ${format.seconds(left)} left`;
-}
-
-/** The file's or the top folder's name, without what no name may contain. */
-function suggested(files) {
-  const first = files[0].path.split("/")[0].replace(/\.zip$/i, "");
-  return first.replace(/[/@:\\?#%]/g, "-").trim().slice(0, 64) || "pictures";
+    going,
+  )];
 }

@@ -30,19 +30,26 @@ export async function view({ args: [id], signal }) {
   const state = h("div.stack");
   const said = h("div");
   const learned = job.type === "train" ? curves(id, signal) : null;
+  const search = job.type === "search" ? (await import("./search.js")).trialsCard(job, signal) : null;
   const happened = eventList();
-  follow(job, state, said, signal);
+  follow(job, { state, said, search }, signal);
   stream(id, (event) => {
     if (event.type === "metrics") learned?.add(event.data);
     happened.add(event);
   }, signal);
   const events = h("details.card", { open: !job.is_terminal }, h("summary", {}, "Events"), happened.element);
-  return [h("h1", {}, what(job)), state, said, learned?.element, events, logCard(id), specCard(job)];
+  const rest = [learned?.element, search?.element, events, logCard(id), specCard(job)];
+  return [h("h1", {}, what(job)), job.parent && parentLine(job), state, said, rest];
 }
 
-async function follow(job, state, said, signal) {
+const parentLine = ({ parent }) =>
+  h("p", {}, "One trial of ", h("a", { href: link("watch", [parent]) }, "a search"), ", which steers it.");
+
+async function follow(job, { state, said, search }, signal) {
   let failures = 0;
+  const trials = () => search?.refresh(job).catch((error) => !signal.aborted && show(said, errorBox(error)));
   draw(job, state, said);
+  trials();
   while (!job.is_terminal) {
     await new Promise((resolve) => setTimeout(resolve, Math.min(POLL_MS * 2 ** failures, 15000)));
     if (signal.aborted) return;
@@ -51,6 +58,7 @@ async function follow(job, state, said, signal) {
       if (failures) show(said);
       failures = 0;
       draw(job, state, said);
+      trials();
     } catch (error) {
       if (signal.aborted) return;
       failures += 1;
@@ -77,6 +85,8 @@ function draw(job, state, said) {
     state.children[1],
     !job.is_terminal && progress("Job", now.fraction ?? (now.steps ? now.step / now.steps : null)),
     facts([
+      now.trials && ["Trial", `${format.count(now.trial)} of ${format.count(now.trials)}`],
+      now.best_value !== undefined && now.best_value !== null && ["Best so far", valueOf(job, now.best_value)],
       now.epochs && ["Epoch", `${format.count(now.epoch)} of ${format.count(now.epochs)}`],
       now.steps && ["Step", `${format.count(now.step)} of ${format.count(now.steps)}`],
       now.images_per_second && ["Speed", `${format.count(Math.round(now.images_per_second))} pictures/s`],
@@ -89,9 +99,13 @@ function draw(job, state, said) {
   );
 }
 
+const valueOf = ({ search }, value) =>
+  search?.metric === "val/loss" ? format.decimals(value) : format.percent(value, 2);
+
 function buttons(job, said) {
   const act = (action) => doing(said, () => post(`${path("jobs", job.id)}:${action}`));
-  const possible = (ACTIONS[job.status] || []).filter((action) => job.type === "train" || action === "cancel");
+  const steered = ["train", "search"].includes(job.type);
+  const possible = job.parent ? [] : (ACTIONS[job.status] || []).filter((action) => steered || action === "cancel");
   return h(
     "div.row",
     {},
@@ -125,7 +139,8 @@ function outcome(job, said) {
       {},
       h("a.button.primary", { href: link("judge", [`${model}:${version}`]) }, "Judge it"),
       h("a.button", { href: link("ask", [`${model}:${version}`]) }, "Ask it"),
-      h("button.quiet", { type: "button", onclick: again }, "Train it again, to the bit"),
+      job.type === "train" && h("button.quiet", { type: "button", onclick: again }, "Train it again, to the bit"),
+      job.result.trial && h("a.button", { href: link("watch", [job.result.trial]) }, "The best trial"),
     ),
   );
 }
@@ -173,7 +188,7 @@ function eventList() {
 function line({ type, time, data }) {
   const words = {
     status: () => data.status + (data.stop_reason ? `, ${data.stop_reason}` : ""),
-    metrics: () => `epoch ${data.epoch}: ${measured(data)}`,
+    metrics: () => (data.job ? tried(data) : `epoch ${data.epoch}: ${measured(data)}`),
     checkpoint: () => `epoch ${data.epoch}, ${format.bytes(data.bytes)}${data.best ? ", the best so far" : ""}`,
   };
   return h(
@@ -183,6 +198,13 @@ function line({ type, time, data }) {
     h("b", {}, type),
     h("span", {}, (words[type] || (() => data.message || JSON.stringify(data)))()),
   );
+}
+
+/** What a search tells of a trial. */
+function tried({ trial, trials, status, stop_reason: reason, value, best_value: best, error }) {
+  const ended = reason === "pruned" ? "pruned" : status;
+  const figures = () => `${format.decimals(value)}, the best so far ${best === null ? "–" : format.decimals(best)}`;
+  return `trial ${trial} of ${trials} ${ended}: ${value === null ? error?.message : figures()}`;
 }
 
 function measured(data) {

@@ -69,5 +69,16 @@ function list(jobs) {
 const fraction = (job) => (job.status === "succeeded" ? 1 : job.progress?.fraction);
 const done = (job) => (fraction(job) === undefined ? "–" : format.percent(fraction(job), 0));
 
-const VERBS = { train: "Train", import: "Import", search: "Search" };
-export const what = (job) => `${VERBS[job.type] || job.type} ${(job.type === "train" ? job.model : job.dataset) || ""}`;
+const VERBS = {
+  train: "Train",
+  import: "Import",
+  search: "Search for",
+  export: "Bundle of",
+  analyse: "Analyse",
+  evaluate: "Evaluate",
+};
+
+export function what(job) {
+  const name = (["import", "analyse"].includes(job.type) ? job.dataset : job.model) || job.dataset || "";
+  return job.parent ? `Trial ${job.trial} of ${name}` : `${VERBS[job.type] || job.type} ${name}`;
+}
