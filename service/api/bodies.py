@@ -68,7 +68,8 @@ async def stream(request: Request, limit: int, settings: Settings) -> AsyncItera
     pieces = request.stream()
     while True:
         try:
-            piece = await asyncio.wait_for(anext(pieces), settings.receive_timeout_seconds)
+            async with asyncio.timeout(settings.receive_timeout_seconds):
+                piece = await anext(pieces)
         except StopAsyncIteration:
             return
         except TimeoutError as error:
