@@ -22,8 +22,8 @@ def answer(body: bytes) -> list[dict]:
     return [{"label": int(k), "probability": float(chances[k])} for k in np.argsort(-chances)[:5]]
 
 
-@app.post("/v1/models/{name}/classify")
-async def classify(name: str, request: Request) -> list[dict]:
+@app.post("/predict")
+async def classify(request: Request) -> list[dict]:
     body = await request.body()
     if size > 64:
         from starlette.concurrency import run_in_threadpool

@@ -125,6 +125,10 @@ class Engine:
                 return None
             return self.submit(version_id, read, pixels)
 
+    def warm(self) -> None:
+        """Imports the engine beside whatever else is done: seconds that the first request need not wait for."""
+        threading.Thread(target=_import_engine, name="warm", daemon=True).start()
+
     def close(self) -> None:
         """Ends when what can be answered is answered; who waits for a model to be loaded is refused."""
         with self._changed:
@@ -235,6 +239,10 @@ class Engine:
     def _pace(self, version_id: str) -> Pace:
         model = self._loaded.get(version_id)
         return model.pace if model else Pace()
+
+
+def _import_engine() -> None:
+    import service.inference.programs  # noqa: F401
 
 
 def _fail(requests: deque[_Request], error: Exception) -> None:
