@@ -61,6 +61,12 @@ def _until_answered(url: str, picture: bytes, kind: str, process: subprocess.Pop
     raise RuntimeError(f"{url} did not answer")
 
 
+def form(picture: bytes) -> bytes:
+    """One picture as multipart/form-data, for LitServe."""
+    head = b'--b\r\nContent-Disposition: form-data; name="content"; filename="a"\r\n\r\n'
+    return head + picture + b"\r\n--b--\r\n"
+
+
 def timed(url: str, bodies: list[Path], kind: str) -> str:
     found: list[dict[str, Any]] = []
     for words in (["--clients", str(CLIENTS), "--seconds", "3"], ["--clients", "1", "--seconds", "5"],
@@ -75,7 +81,7 @@ def main() -> None:
     parser.add_argument("python")
     parser.add_argument("models", nargs="*", default=list(served.MODELS))
     parser.add_argument("--processes", default="1")
-    parser.add_argument("--peers", default="fastapi,litserve,bentoml")
+    parser.add_argument("--peers", default="fastapi,bentoml,litserve")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
@@ -93,9 +99,14 @@ def main() -> None:
             with serving(folder / "data", folder / "log", **environment) as (url, _):
                 print(f"{name}: fovea: {timed(f'{url}/v1/models/{name}/classify', bodies, KIND[name])}", flush=True)
             for one in given.peers.split(","):
+                kind = KIND[name]
+                if one == "litserve":
+                    kind = "multipart/form-data; boundary=b"
+                    for path in bodies:
+                        path.write_bytes(form(path.read_bytes()))
                 try:
-                    with peer(one, given.python, model, size, bodies[0].read_bytes(), KIND[name]) as url:
-                        print(f"{name}: {one}: {timed(url, bodies, KIND[name])}", flush=True)
+                    with peer(one, given.python, model, size, bodies[0].read_bytes(), kind) as url:
+                        print(f"{name}: {one}: {timed(url, bodies, kind)}", flush=True)
                 except RuntimeError as error:
                     print(f"{name}: {one}: {error}: {(folder / f'{one}.log').read_text()[-500:]}", flush=True)
 

@@ -180,6 +180,7 @@ def test_what_is_remembered_is_forgotten_with_any_commit(tmp_path: Path) -> None
     reads: list[int] = []
 
     def ask() -> int:
+        remembered.look()
         return asyncio.run(remembered.get("key", lambda _session: reads.append(1) or len(reads)))
 
     assert (ask(), ask()) == (1, 1)

@@ -16,12 +16,9 @@ class Classify(litserve.LitAPI):
     def setup(self, device: str) -> None:
         self.session = onnxruntime.InferenceSession(PATH, providers=["CPUExecutionProvider"])
 
-    async def decode_request(self, request: Request) -> np.ndarray:
-        return self.pixels(await request.body() if isinstance(request, Request) else request)
-
-    def pixels(self, body: bytes) -> np.ndarray:
-        picture = Image.open(io.BytesIO(body)).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-        return np.asarray(picture).transpose(2, 0, 1)
+    def decode_request(self, request: Request) -> np.ndarray:
+        picture = Image.open(io.BytesIO(request["content"].file.read()))  # it takes forms and JSON only
+        return np.asarray(picture.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
 
     def batch(self, inputs: list[np.ndarray]) -> np.ndarray:
         return np.stack(inputs)

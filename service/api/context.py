@@ -77,6 +77,7 @@ def require(*scopes: str) -> Callable[..., Awaitable[Caller]]:
 
 async def identify(request: Request, scopes: Sequence[str]) -> Caller:
     """Who asks, who must have one of these scopes. Raises Unauthorized or Forbidden."""
+    request.app.state.remembered.look()
     off = request.app.state.settings.auth == "off"
     caller = _anybody(request) if off else await _caller(request)
     if scopes and not {*scopes, "admin"} & set(caller.scopes):

@@ -25,17 +25,18 @@ class Remembered:
         self._at: int | None = None
         self._lock = threading.Lock()
 
+    def look(self) -> None:
+        """Forgets all if anybody has committed. Every request begins with it."""
+        self._forget_unless(self._database.changes())
+
     async def get(self, key: Hashable, read: Callable[[Session], T]) -> T:
-        """What `read` returned for this key since the last commit, or returns now; what it raises is not kept.
+        """What `read` returned for this key since the last `look` that saw a commit, or returns now; what it raises is
+        not kept.
 
         The key says whose answer it is: no two `read` share one. What is kept is shared, and not to be changed.
         """
-        kept: T | None = self._find(key)  # type: ignore[assignment]
+        kept: T | None = self._kept.get(key)  # type: ignore[assignment]
         return kept if kept is not None else await run_in_threadpool(self._read, key, read)
-
-    def _find(self, key: Hashable) -> object | None:
-        self._forget_unless(self._database.changes())
-        return self._kept.get(key)
 
     def _read(self, key: Hashable, read: Callable[[Session], T]) -> T:
         before = self._database.changes()
