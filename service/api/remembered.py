@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from service.db.engine import Database
 
-MOST = 1000  # answers kept
+MOST = 200  # answers kept
 
 T = TypeVar("T")
 
