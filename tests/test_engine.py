@@ -120,3 +120,15 @@ def test_requests_in_one_batch_get_their_own_rows(engine: Engine, program: bytes
     together = [engine.submit("a", lambda: program, pictures[start : start + 5]) for start in range(0, 40, 5)]
     rows = np.concatenate([future.result(60).outputs.logits for future in together])
     np.testing.assert_allclose(rows, np.stack(alone), atol=1e-4)
+
+
+def test_a_model_that_was_warmed_is_loaded_once(engine: Engine, program: bytes) -> None:
+    reads: list[int] = []
+
+    def read() -> bytes:
+        reads.append(1)
+        return program
+
+    engine.warm("a", read)
+    assert engine.submit("a", read, PIXELS).result(60).outputs.logits.shape == (1, 3)
+    assert len(reads) == 1

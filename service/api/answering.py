@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import psutil
 from fastapi import Depends, Request
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import artifacts, images, shadows
@@ -78,9 +79,17 @@ class Answering:
     def close(self) -> None:
         self._decoders.shutdown(cancel_futures=True)
 
+    def warm(self) -> None:
+        """Loads the newest model version, if there is one, while nobody waits for it."""
+        with self._db.read() as session:
+            newest = session.scalar(select(ModelVersion).order_by(ModelVersion.created_at.desc()).limit(1))
+        if newest is not None:
+            self._engine.warm(newest.id, self._reader(newest))
+
     async def find(self, ref: str) -> Target:
-        """Raises NotFound."""
+        """Raises NotFound, and Overloaded when there is no room for one picture more."""
         target = await self._remembered.get(("target", ref), lambda session: _find(session, ref))
+        self._engine.check_room(target.version.id)
         if target.shadow is None or random.random() < target.shadow.share:
             return target
         return Target(target.model, target.version)
@@ -121,13 +130,16 @@ class Answering:
         if not good:
             return Answered(decoded, None, decode_ms)
 
+        pixels = good[0][np.newaxis] if len(good) == 1 else np.stack(good)
+        scored = await asyncio.wrap_future(self._engine.submit(version.id, self._reader(version), pixels))
+        return Answered(decoded, scored, decode_ms)
+
+    def _reader(self, version: ModelVersion) -> Callable[[], bytes]:
         def read() -> bytes:
             with self._db.read() as session:
                 return artifacts.read_blob(session, version.program_id)
 
-        pixels = good[0][np.newaxis] if len(good) == 1 else np.stack(good)
-        scored = await asyncio.wrap_future(self._engine.submit(version.id, read, pixels))
-        return Answered(decoded, scored, decode_ms)
+        return read
 
     def _decode_small(self, picture: Picture, size: int) -> list[Decoded] | None:
         """None for a picture that is not small."""

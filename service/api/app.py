@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
-from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -40,7 +39,6 @@ from service.api.answering import Answering
 from service.api.examples import PROBLEMS
 from service.api.remembered import Remembered
 from service.db import Database
-from service.db.tables import ModelVersion
 from service.errors import PayloadTooLarge
 from service.ids import new_id
 from service.inference.engine import Engine
@@ -66,14 +64,13 @@ def create_app(settings: Settings, place: int | None = None) -> FastAPI:
             prepare(database, settings)
         app.state.engine = engine = Engine(settings)
         app.state.mirror = mirror = Mirror(settings, database, engine)
-        app.state.answering = Answering(settings, database, app.state.remembered, engine, mirror)
-        if await run_in_threadpool(_serves, database):
-            engine.warm()
+        app.state.answering = answering = Answering(settings, database, app.state.remembered, engine, mirror)
+        await run_in_threadpool(answering.warm)
         sweeping = asyncio.create_task(_sweep(database, settings)) if not place else None
         yield
         if sweeping:
             sweeping.cancel()
-        app.state.answering.close()
+        answering.close()
         mirror.close()
         engine.close()
         database.dispose()
@@ -106,12 +103,6 @@ def create_app(settings: Settings, place: int | None = None) -> FastAPI:
     problems.install(app)
     app.add_middleware(Edge, settings=settings)
     return app
-
-
-def _serves(database: Database) -> bool:
-    """Is there a model that may be asked?"""
-    with database.read() as session:
-        return session.scalar(select(ModelVersion.id).limit(1)) is not None
 
 
 async def _sweep(database: Database, settings: Settings) -> None:

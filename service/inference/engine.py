@@ -86,11 +86,7 @@ class Engine:
         is in hand, a request is taken however large it is.
         """
         with self._changed:
-            in_hand, models = self._in_hand[version_id], len(self._in_hand.keys() | {version_id})
-            seconds = in_hand * self._pace(version_id).per_picture() * models
-            full = in_hand + pictures > self._settings.inference_queue / models
-            if in_hand and (full or seconds > self._settings.queue_seconds):
-                raise _overloaded(seconds)
+            self.check_room(version_id, pictures)
             self._in_hand[version_id] += pictures
         try:
             yield
@@ -100,6 +96,15 @@ class Engine:
                 if not self._in_hand[version_id]:
                     del self._in_hand[version_id]
 
+    def check_room(self, version_id: str, pictures: int = 1) -> None:
+        """Raises Overloaded when there is no room for so many. Worth asking before their bytes are read."""
+        with self._changed:
+            in_hand, models = self._in_hand[version_id], len(self._in_hand.keys() | {version_id})
+            seconds = in_hand * self._pace(version_id).per_picture() * models
+            full = in_hand + pictures > self._settings.inference_queue / models
+        if in_hand and (full or seconds > self._settings.queue_seconds):
+            raise _overloaded(seconds)
+
     def submit(self, version_id: str, read: Read, pixels: Pixels) -> Future[Scored]:
         """Queues (n, S, S, 3) pixels for a model version. `read` gives its program's bytes if it must be loaded.
 
@@ -108,9 +113,7 @@ class Engine:
         request = _Request(read, pixels)
         with self._changed:
             self._waiting.setdefault(version_id, deque()).append(request)
-            if version_id not in self._loaded and version_id not in self._loading:
-                self._loading.add(version_id)
-                threading.Thread(target=self._load_waiting, args=(version_id, read), daemon=True).start()
+            self._load_soon(version_id, read)
             self._changed.notify()
         return request.future
 
@@ -125,9 +128,10 @@ class Engine:
                 return None
             return self.submit(version_id, read, pixels)
 
-    def warm(self) -> None:
-        """Imports the engine beside whatever else is done: seconds that the first request need not wait for."""
-        threading.Thread(target=_import_engine, name="warm", daemon=True).start()
+    def warm(self, version_id: str, read: Read) -> None:
+        """Loads a model beside whatever else is done, and with it the engine: seconds that no request need wait for."""
+        with self._changed:
+            self._load_soon(version_id, read)
 
     def close(self) -> None:
         """Ends when what can be answered is answered; who waits for a model to be loaded is refused."""
@@ -208,6 +212,11 @@ class Engine:
 
     # --- models ----------------------------------------------------------------------------------------------------
 
+    def _load_soon(self, version_id: str, read: Read) -> None:
+        if version_id not in self._loaded and version_id not in self._loading:
+            self._loading.add(version_id)
+            threading.Thread(target=self._load_waiting, args=(version_id, read), name="load", daemon=True).start()
+
     def _load_waiting(self, version_id: str, read: Read) -> None:
         """Loads the program that requests wait for; they get the reason when it cannot be."""
         try:
@@ -239,10 +248,6 @@ class Engine:
     def _pace(self, version_id: str) -> Pace:
         model = self._loaded.get(version_id)
         return model.pace if model else Pace()
-
-
-def _import_engine() -> None:
-    import service.inference.programs  # noqa: F401
 
 
 def _fail(requests: deque[_Request], error: Exception) -> None:
