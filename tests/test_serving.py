@@ -191,3 +191,10 @@ def test_what_is_remembered_is_forgotten_with_any_commit(tmp_path: Path) -> None
         assert (ask(), ask()) == (before + 1, before + 1)
     mine.dispose()
     other.dispose()
+
+
+def test_who_may_not_ask_is_told_nothing_else(together: Fovea) -> None:
+    bad = {"top_k": 0}
+    check(httpx.post(f"{together.url}{ASK}", params=bad, content=PICTURE), 401, "unauthorized")
+    problem = check(together.http.post(ASK, params=bad, content=PICTURE), 422, "invalid_value")
+    assert problem["param"] == "top_k"

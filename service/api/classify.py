@@ -15,13 +15,14 @@ from starlette.types import Receive, Scope, Send
 from service import predictions
 from service.api import pictures, problems, results, shapes
 from service.api.answering import Answered, Target
-from service.api.context import identify
+from service.api.context import Caller, identify
 from service.api.examples import CLASSIFIED, answers
 from service.api.results import Wanted
 from service.db.tables import Prediction
 from service.ids import new_id, now
 
 router = APIRouter(prefix="/v1/models", tags=["classify"])
+SCOPES = ("predict",)
 PATH = re.compile(r"/v1/models/([^/]+)/classify")
 
 BODY: dict[str, Any] = {
@@ -60,9 +61,23 @@ async def classify(ref: str, request: Request, asked: Annotated[Asked, Query()])
     `decision` is abstain for the strangest `?false_alarm=0.05` of them. `?explain=cam` shows where the label was seen.
     With `?store=true` the prediction can be looked up, replayed and labelled as soon as it is answered.
     """
+    return await _answer(ref, request, asked, await identify(request, SCOPES))
+
+
+async def direct(ref: str, scope: Scope, receive: Receive, send: Send) -> None:
+    """The same answer as through the framework, whose ways around a route take longer than a small picture does."""
+    request = Request(scope, receive)
+    try:
+        caller = await identify(request, SCOPES)
+        answer = await _answer(ref, request, _asked(scope["query_string"]), caller)
+    except Exception as error:  # noqa: BLE001 - whatever it is has a problem to tell
+        answer = await problems.of(request, error)
+    await answer(scope, receive, send)
+
+
+async def _answer(ref: str, request: Request, asked: Asked, caller: Caller) -> Response:
     started = time.perf_counter()
     state = request.app.state
-    caller = await identify(request, ["predict"])
     target = await state.answering.find(ref)
     results.check(target.version.card, asked)
     uploads = await pictures.uploads(request, state.settings)
@@ -82,16 +97,6 @@ async def classify(ref: str, request: Request, asked: Annotated[Asked, Query()])
         kept = [_kept(upload.data, row) for upload, row in zip(uploads, shown, strict=True)]
         await run_in_threadpool(predictions.keep, state.database, state.settings, prediction, kept)
     return _shown(prediction_id, target, shown, answered, started)
-
-
-async def direct(ref: str, scope: Scope, receive: Receive, send: Send) -> None:
-    """The same answer as through the framework, whose ways around a route take longer than a small picture does."""
-    request = Request(scope, receive)
-    try:
-        answer = await classify(ref, request, _asked(scope["query_string"]))
-    except Exception as error:  # noqa: BLE001 - whatever it is has a problem to tell
-        answer = await problems.of(request, error)
-    await answer(scope, receive, send)
 
 
 @lru_cache(256)
