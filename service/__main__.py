@@ -11,11 +11,10 @@ import uvicorn
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from service import keys, sessions
+from service import keys, prefork, sessions
 from service.api.app import create_app
 from service.db import Database
 from service.errors import ServiceError
-from service.prefork import Supervisor
 from service.preparation import prepare
 from service.settings import Settings
 
@@ -73,15 +72,15 @@ def _serve_together(settings: Settings) -> int:
     prepare(database, settings)
     database.dispose()  # no connection lives through a fork
 
-    def run(listener: socket.socket, place: int, started: Callable[[], None]) -> None:
+    def run(place: int, share: prefork.Share) -> None:
         mine = settings.share()
-        server = Server(_config(mine, create_app(mine, place)), lambda _port: started())
+        server = prefork.Server(_config(mine, create_app(mine, place)), share)
         with contextlib.suppress(KeyboardInterrupt):
-            server.run([listener])
+            server.run()
         sys.exit(0 if server.started else 3)
 
     port = listener.getsockname()[1]
-    return Supervisor(listener, settings.processes, run, lambda: _welcome(settings, port)).run()
+    return prefork.Supervisor(listener, settings.processes, run, lambda: _welcome(settings, port)).run()
 
 
 def _config(settings: Settings, app: Any) -> uvicorn.Config:

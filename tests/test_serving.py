@@ -198,3 +198,19 @@ def test_who_may_not_ask_is_told_nothing_else(together: Fovea) -> None:
     check(httpx.post(f"{together.url}{ASK}", params=bad, content=PICTURE), 401, "unauthorized")
     problem = check(together.http.post(ASK, params=bad, content=PICTURE), 422, "invalid_value")
     assert problem["param"] == "top_k"
+
+
+def test_each_process_gets_its_part_of_the_connections(together: Fovea) -> None:
+    before = [connections(one, together.port) for one in children(together)]
+    askers = clients(together, 6)
+    for one in askers:
+        assert one.get("/livez").status_code == 200
+    after = [connections(one, together.port) for one in children(together)]
+    assert sum(after) == sum(before) + 6
+    assert max(after) - min(after) <= 1
+    for one in askers:
+        one.close()
+
+
+def connections(process: psutil.Process, port: int) -> int:
+    return sum(one.status == "ESTABLISHED" and one.laddr.port == port for one in process.net_connections("tcp"))
