@@ -2,9 +2,9 @@
 
     python -m benchmarks.load URL KEY BODY_FILE ... --seconds 10 (--clients 16 | --rate 200 [--clients 64])
 
-With --clients alone each of them asks as soon as it was answered; with --rate requests leave at that many a second
-whatever comes back, as long as one of the clients is free, and what leaves late counts from when it was due. Prints a
-line of JSON. It speaks just enough HTTP/1.1 to cost little beside the service on the same cores.
+With --clients alone each of them asks as soon as it was answered, or when Retry-After said; with --rate requests leave
+at that many a second whatever comes back, as long as one of the clients is free, and what leaves late counts from when
+it was due. Prints a line of JSON. It speaks just enough HTTP/1.1 to cost little beside the service on the same cores.
 """
 
 import argparse
@@ -46,6 +46,7 @@ class Client:
         self._address = host, port
         self._requests = requests
         self._next = 0
+        self.retry_after_seconds = 0  # as the last answer said
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self) -> str:
@@ -63,6 +64,7 @@ class Client:
             self._streams = None
             return "lost"
         status = head[9:12].decode()
+        self.retry_after_seconds = int(fields.get(b"retry-after", b"0"))
         return f"{status} without Retry-After" if status == "503" and b"retry-after" not in fields else status
 
 
@@ -72,6 +74,7 @@ async def closed(clients: list[Client], seconds: float) -> Asked:
     async def go_on(client: Client) -> None:
         while (began := time.perf_counter()) < end:
             asked.add(await client.ask(), time.perf_counter() - began)
+            await asyncio.sleep(client.retry_after_seconds)
 
     await asyncio.gather(*map(go_on, clients))
     return asked
