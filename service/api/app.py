@@ -119,8 +119,8 @@ SAFE = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
+    (b"cache-control", b"no-store"),  # unless a route says otherwise
 )
-NO_STORE = (b"cache-control", b"no-store")
 
 
 class Edge:
@@ -145,9 +145,8 @@ class Edge:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                given = message["headers"]
-                cached = any(name == b"cache-control" for name, _ in given)
-                message["headers"] = [*given, *added] if cached else [*given, *added, NO_STORE]
+                given = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(one for one in added if one[0] not in given)]
             await send(message)
 
         if self._too_large(scope, headers):
