@@ -21,7 +21,7 @@ WARM_SECONDS = 20.0  # after which the next job's process has torch imported
 def running(**environment: str) -> Iterator[tuple[Fovea, Path]]:
     """A client of a fresh `fovea up`, and its data folder."""
     with tempfile.TemporaryDirectory() as name:
-        folder, port = Path(name), _free_port()
+        folder, port = Path(name), free_port()
         settings = {"FOVEA_DATA": str(folder / "data"), "FOVEA_PORT": str(port), "FOVEA_ADMIN_KEY": KEY}
         with (folder / "log").open("wb") as log:
             words = [sys.executable, "-m", "service.cli", "up"]
@@ -35,7 +35,7 @@ def running(**environment: str) -> Iterator[tuple[Fovea, Path]]:
             server.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,49 +1,90 @@
-"""`python -m service`, `fovea serve`: the HTTP service, until SIGTERM or Ctrl-C."""
+"""`python -m service`, `fovea serve`: the HTTP service, until SIGTERM or Ctrl-C; FOVEA_PROCESSES of it on one port."""
 
 import contextlib
+import os
 import socket
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import uvicorn
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import State
 
-from service import keys, sessions
+from service import keys, prefork, sessions
 from service.api.app import create_app
+from service.db import Database
 from service.errors import ServiceError
+from service.preparation import prepare
 from service.settings import Settings
+
+# An idle thread of torch's looks for work for milliseconds, on the core on which requests are decoded and answered.
+SPINS = 1000
 
 
 class Server(uvicorn.Server):
-    """Says where the page is, once it can be opened."""
+    """Calls `started` with its port once it answers."""
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[int], None]) -> None:
+        super().__init__(config)
+        self._started = started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.servers:
-            port = self.servers[0].sockets[0].getsockname()[1]
-            print(await run_in_threadpool(_welcome, self.config.app.state, port), flush=True)  # type: ignore[union-attr]
+            await run_in_threadpool(self._started, self.servers[0].sockets[0].getsockname()[1])
 
 
-def _welcome(state: State, port: int) -> str:
-    """The page's address, as a link that signs in once, within 15 minutes. A new one with every start."""
-    settings: Settings = state.settings
+def _welcome(settings: Settings, port: int) -> None:
+    """Says where the page is, with a link that signs in once, within 15 minutes. A new one with every start."""
+    code = None
+    if settings.auth == "on":
+        database = Database(settings.database)
+        with database.write() as session:
+            key = keys.admin(session, settings)
+            code = sessions.make_code(session, key.id) if key else None
+        database.dispose()
     url = f"{settings.url(port)}/"
-    if settings.auth == "off":
-        return f"Fovea is ready: {url}"
-    with state.database.write() as session:
-        key = keys.admin(session, settings)
-        code = sessions.make_code(session, key.id) if key else None
-    return f"Fovea is ready. Sign in once, within 15 minutes: {url}#code={code}" if code else f"Fovea is ready: {url}"
+    link = f"Fovea is ready. Sign in once, within 15 minutes: {url}#code={code}"
+    print(link if code else f"Fovea is ready: {url}", flush=True)
 
 
 def main() -> None:
+    os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
     try:
         settings = Settings()
-        app = create_app(settings)
+        code = _serve(settings) if settings.processes == 1 else _serve_together(settings)
     except (ValidationError, ServiceError) as error:
         sys.exit(f"fovea serve: {error}")
-    config = uvicorn.Config(
+    sys.exit(code)
+
+
+def _serve(settings: Settings) -> int:
+    server = Server(_config(settings, create_app(settings)), lambda port: _welcome(settings, port))
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C has stopped it cleanly already
+        server.run()
+    return 0 if server.started else 3  # the reason is in the log
+
+
+def _serve_together(settings: Settings) -> int:
+    listener = _config(settings, None).bind_socket()
+    database = Database(settings.database)
+    prepare(database, settings)
+    database.dispose()  # no connection lives through a fork
+
+    def run(place: int, share: prefork.Share) -> None:
+        mine = settings.share()
+        server = prefork.Server(_config(mine, create_app(mine, place)), share)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run()
+        sys.exit(0 if server.started else 3)
+
+    port = listener.getsockname()[1]
+    return prefork.Supervisor(listener, settings.processes, run, lambda: _welcome(settings, port)).run()
+
+
+def _config(settings: Settings, app: Any) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
@@ -54,11 +95,6 @@ def main() -> None:
         server_header=False,
         timeout_graceful_shutdown=30,
     )
-    server = Server(config)
-    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C has stopped it cleanly already
-        server.run()
-    if not server.started:
-        sys.exit(3)  # the reason is in the log
 
 
 if __name__ == "__main__":

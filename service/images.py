@@ -26,6 +26,7 @@ import io
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, cast
 
 import numpy as np
@@ -59,7 +60,11 @@ class Decoded:
     width: int  # of the upright picture, before any resizing
     height: int
     format: str
-    grey: bool
+
+    @cached_property
+    def grey(self) -> bool:
+        red, green, blue = self.pixels[..., 0], self.pixels[..., 1], self.pixels[..., 2]
+        return bool(np.array_equal(red, green) and np.array_equal(green, blue))
 
 
 def decode(data: bytes, size: int | None, *, max_pixels: int) -> Decoded:
@@ -77,8 +82,7 @@ def from_pixels(pixels: Pixels, size: int, *, max_pixels: int) -> Decoded:
     """(height, width, 3) RGB, squeezed as a lossless file of these pixels would be."""
     height, width = pixels.shape[:2]
     _check_pixels(width, height, max_pixels)
-    squeezed = _squeeze(Image.fromarray(pixels), size)
-    return Decoded(squeezed, width, height, "pixels", _is_grey(squeezed))
+    return Decoded(_squeeze(Image.fromarray(pixels), size), width, height, "pixels")
 
 
 def from_any(picture: bytes | Pixels, size: int, *, max_pixels: int) -> Decoded:
@@ -104,7 +108,7 @@ def _decode(data: bytes, size: int | None, max_pixels: int) -> Decoded:
             width, height = height, width
         name = "JPEG" if image.format == "MPO" else str(image.format)
         pixels = _squeeze(rgb, size)
-    return Decoded(pixels, width, height, name, _is_grey(pixels))
+    return Decoded(pixels, width, height, name)
 
 
 def _squeeze(rgb: Image.Image, size: int | None) -> Pixels:
@@ -127,11 +131,6 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001  unreadable metadata: taken as upright
         return 1
-
-
-def _is_grey(pixels: Pixels) -> bool:
-    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
-    return bool(np.array_equal(red, green) and np.array_equal(green, blue))
 
 
 # Modes

@@ -20,9 +20,7 @@ SCOPES = ("predict", "data", "train", "admin")
 def create(session: Session, name: str, scopes: list[str], key: str | None = None) -> tuple[ApiKey, str]:
     """A new key and its text, which nobody can read again."""
     key = key or f"fov_{secrets.token_urlsafe(32)}"
-    row = ApiKey(
-        id=new_id("key"), name=name, prefix=key[:8], sha256=_sha256(key), scopes=list(scopes), created_at=now()
-    )
+    row = ApiKey(id=new_id("key"), name=name, prefix=key[:8], sha256=digest(key), scopes=list(scopes), created_at=now())
     session.add(row)
     session.flush()
     return row, key
@@ -30,7 +28,7 @@ def create(session: Session, name: str, scopes: list[str], key: str | None = Non
 
 def find(session: Session, key: str) -> ApiKey | None:
     """The valid key with this text. The look-up is by hash, so its time tells nothing about stored keys."""
-    return session.scalar(select(ApiKey).where(ApiKey.sha256 == _sha256(key), ApiKey.revoked_at.is_(None)))
+    return session.scalar(select(ApiKey).where(ApiKey.sha256 == digest(key), ApiKey.revoked_at.is_(None)))
 
 
 def revoke(session: Session, key_id: str) -> None:
@@ -74,5 +72,6 @@ def _write_private(path: Path, text: str) -> None:
     temporary.rename(path)
 
 
-def _sha256(key: str) -> str:
+def digest(key: str) -> str:
+    """What is kept of a key."""
     return hashlib.sha256(key.encode()).hexdigest()

@@ -1,6 +1,7 @@
 """One frozen Settings object, read from the environment once and passed along; nothing reads the environment later."""
 
 import ipaddress
+import os
 from pathlib import Path
 from typing import Literal, Self
 
@@ -58,8 +59,16 @@ class Settings(BaseSettings):
 
     model_memory_bytes: int = Field(2 * GiB, gt=0, description="memory for loaded models; least recently used go first")
     inference_threads: int = Field(0, ge=0, description="threads of the inference engine; 0 is one per core")
-    inference_queue: int = Field(512, gt=0, description="pictures waiting for the engine beyond which 503 is answered")
+    inference_queue: int = Field(512, gt=0, description="pictures being answered beyond which 503 is answered")
+    queue_seconds: float = Field(2.0, gt=0, description="expected wait for the engine beyond which 503 is answered")
+    answer_seconds: float = Field(60.0, gt=0, description="longest time from a request's body to its answer, then 503")
     max_batch: int = Field(64, gt=0, description="most pictures in one pass of the engine")
+    pass_ms: float = Field(
+        100.0, gt=0, description="longest pass of the engine aimed at, where others wait for the next"
+    )
+    processes: int = Field(
+        1, ge=1, description="processes that serve; memory, queue and threads are divided among them"
+    )
 
     @field_validator("data")
     @classmethod
@@ -77,6 +86,14 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str:
         return self.database_url or f"sqlite:///{self.data / 'fovea.db'}"
+
+    def share(self) -> Self:
+        """What each of the `processes` gets of what they divide among them."""
+        each = {
+            name: max(getattr(self, name) // self.processes, 1) for name in ("model_memory_bytes", "inference_queue")
+        }
+        threads = (self.inference_threads or os.cpu_count() or 1) // self.processes
+        return self if self.processes == 1 else self.model_copy(update={**each, "inference_threads": max(threads, 1)})
 
     def url(self, port: int | None = None) -> str:
         """Where a program or a browser on this machine finds the service; any address is reached by the first."""

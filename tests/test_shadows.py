@@ -193,9 +193,7 @@ def test_what_is_offered_while_a_request_waits_is_dropped_and_counted(tmp_path: 
 
     try:
         engine.submit(versions[1].id, lambda: programs[1], small[:1]).result(60)  # the candidate is loaded
-        first = engine.submit("other", slow, small[:1])
-        while not first.running():
-            time.sleep(0.01)
+        engine.submit("other", slow, small[:1])  # waits for its program
         waiting = engine.submit(versions[0].id, lambda: programs[0], small)
         offer(5)
         while dropped() < 5:

@@ -3,27 +3,36 @@
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import BackgroundTasks, Depends, Request
-from starlette.concurrency import run_in_threadpool
+import psutil
+from fastapi import Depends, Request
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from service import artifacts, images, shadows
 from service.api import results
-from service.api.context import DatabaseDep, SettingsDep
+from service.api.presence import waited_for
+from service.api.remembered import Remembered
 from service.api.results import Wanted
+from service.db import Database
 from service.db.tables import Model, ModelVersion, Shadow
 from service.errors import PayloadTooLarge, ServiceError
-from service.inference.engine import Engine, Scored
+from service.inference.engine import Engine, Scored, merged
 from service.mirror import Mirror, Offer
+from service.settings import Settings
 
 Picture = bytes | images.Pixels
 """An encoded picture, or (H, W, 3) RGB pixels."""
 
 Decoded = images.Decoded | ServiceError
+
+SMALL_BYTES, SMALL_PIXELS = 16 * 1024, 128 * 128  # decoded where it arrived: sooner done than handed to a thread
+AT_ONCE_BYTES = 64 * 1024  # pictures that a thread decodes in a row, and hands to the engine together
 
 
 @dataclass(frozen=True)
@@ -56,45 +65,102 @@ class Answered:
 
 
 class Answering:
-    def __init__(self, request: Request, db: DatabaseDep, settings: SettingsDep, afterwards: BackgroundTasks) -> None:
-        engine, mirror = request.app.state.engine, request.app.state.mirror
-        assert isinstance(engine, Engine)
-        assert isinstance(mirror, Mirror)
+    def __init__(
+        self, settings: Settings, db: Database, remembered: Remembered, engine: Engine, mirror: Mirror
+    ) -> None:
+        self._settings = settings
+        self._db = db
+        self._remembered = remembered
         self._engine = engine
         self._mirror = mirror
-        self._afterwards = afterwards
-        self._db = db
-        self._settings = settings
+        threads = settings.inference_threads or psutil.cpu_count() or 1
+        self._decoders = ThreadPoolExecutor(threads, "decode")
+
+    def close(self) -> None:
+        self._decoders.shutdown(cancel_futures=True)
+
+    def warm(self) -> None:
+        """Loads the newest model version, if there is one, while nobody waits for it."""
+        with self._db.read() as session:
+            newest = session.scalar(select(ModelVersion).order_by(ModelVersion.created_at.desc()).limit(1))
+        if newest is not None:
+            self._engine.warm(newest.id, self._reader(newest))
 
     async def find(self, ref: str) -> Target:
-        """Raises NotFound."""
-        return await run_in_threadpool(self._find, ref)
+        """Raises NotFound, and Overloaded when there is no room for one picture more."""
+        target = await self._remembered.get(("target", ref), lambda session: _find(session, ref))
+        self._engine.check_room(target.version.id)
+        if target.shadow is None or random.random() < target.shadow.share:
+            return target
+        return Target(target.model, target.version)
 
-    def _find(self, ref: str) -> Target:
-        with self._db.read() as session:
-            model, version = artifacts.find_version(session, ref)
-            alias = artifacts.alias_in(ref)
-            shadow = shadows.current(session, model, alias) if alias is not None else None
-            if shadow is None or shadow.against_id != version.id or random.random() >= shadow.share:
-                return Target(model, version)
-            return Target(model, version, shadow, session.get_one(ModelVersion, shadow.candidate_id))
+    async def ask(self, request: Request, target: Target, pictures: Sequence[Picture]) -> Answered:
+        """Decodes beside the engine, which scores what could be decoded. Raises the reason of a single bad picture.
 
-    async def ask(self, target: Target, pictures: Sequence[Picture]) -> Answered:
-        """Decodes beside the engine, which scores what could be decoded. Raises the reason of a single bad picture."""
-        version = target.version
-        started = time.perf_counter()
-        size = version.card["image_size"]
-        decoded = await asyncio.gather(*(run_in_threadpool(self._decode, picture, size) for picture in pictures))
-        if len(decoded) == 1 and isinstance(decoded[0], ServiceError):
-            raise decoded[0]
-        decode_ms = (time.perf_counter() - started) * 1000
-        answered = Answered(decoded, await self._score(version, decoded), decode_ms)
+        Raises Overloaded at once when too much is waiting, or when it took too long; ends when the client goes away.
+        """
+        with self._engine.places(target.version.id, len(pictures)):
+            answered = await waited_for(request, self._answer(target.version, pictures), self._settings.answer_seconds)
         if target.shadow is not None and answered.scored is not None:
-            self._afterwards.add_task(self._offer, target, pictures, answered)
+            asyncio.get_running_loop().call_soon(self._offer, target, pictures, answered)  # once the answer has left
         return answered
 
-    async def _offer(self, target: Target, pictures: Sequence[Picture], answered: Answered) -> None:
-        """Runs once the answer has left."""
+    async def _answer(self, version: ModelVersion, pictures: Sequence[Picture]) -> Answered:
+        groups = list(_groups(pictures))
+        if len(groups) == 1:
+            parts = [await self._part(version, groups[0])]
+            if len(pictures) == 1 and isinstance(parts[0].pictures[0], ServiceError):
+                raise parts[0].pictures[0]
+        else:
+            parts = await asyncio.gather(*(self._part(version, group) for group in groups))
+        scored = [part.scored for part in parts if part.scored is not None]
+        decoded = [picture for part in parts for picture in part.pictures]
+        return Answered(decoded, merged(scored) if scored else None, max(part.decode_ms for part in parts))
+
+    async def _part(self, version: ModelVersion, pictures: Sequence[Picture]) -> Answered:
+        """Decoded in a row, and given to the engine together."""
+        started = time.perf_counter()
+        size = version.card["image_size"]
+        decoded = self._decode_small(pictures[0], size) if len(pictures) == 1 else None
+        if decoded is None:
+            loop = asyncio.get_running_loop()
+            decoded = await loop.run_in_executor(self._decoders, self._decode_all, pictures, size)
+        decode_ms = (time.perf_counter() - started) * 1000
+        good = [picture.pixels for picture in decoded if isinstance(picture, images.Decoded)]
+        if not good:
+            return Answered(decoded, None, decode_ms)
+
+        pixels = good[0][np.newaxis] if len(good) == 1 else np.stack(good)
+        scored = await asyncio.wrap_future(self._engine.submit(version.id, self._reader(version), pixels))
+        return Answered(decoded, scored, decode_ms)
+
+    def _reader(self, version: ModelVersion) -> Callable[[], bytes]:
+        def read() -> bytes:
+            with self._db.read() as session:
+                return artifacts.read_blob(session, version.program_id)
+
+        return read
+
+    def _decode_small(self, picture: Picture, size: int) -> list[Decoded] | None:
+        """None for a picture that is not small."""
+        if len(picture) > SMALL_BYTES or not isinstance(picture, bytes):
+            return None
+        found = self._decode(picture, size, SMALL_PIXELS)
+        return None if isinstance(found, ServiceError) else [found]
+
+    def _decode_all(self, pictures: Sequence[Picture], size: int) -> list[Decoded]:
+        return [self._decode(picture, size, self._settings.max_image_pixels) for picture in pictures]
+
+    def _decode(self, picture: Picture, size: int, max_pixels: int) -> Decoded:
+        try:
+            limit = self._settings.max_image_bytes
+            if isinstance(picture, bytes) and len(picture) > limit:
+                raise PayloadTooLarge("image_too_large", f"a picture may have {limit} bytes")
+            return images.from_any(picture, size, max_pixels=max_pixels)
+        except ServiceError as error:
+            return error
+
+    def _offer(self, target: Target, pictures: Sequence[Picture], answered: Answered) -> None:
         assert target.shadow is not None
         assert target.candidate is not None
         assert answered.scored is not None
@@ -111,25 +177,34 @@ class Answering:
             )
         )
 
-    def _decode(self, picture: Picture, size: int) -> Decoded:
-        try:
-            limit = self._settings.max_image_bytes
-            if isinstance(picture, bytes) and len(picture) > limit:
-                raise PayloadTooLarge("image_too_large", f"a picture may have {limit} bytes")
-            return images.from_any(picture, size, max_pixels=self._settings.max_image_pixels)
-        except ServiceError as error:
-            return error
 
-    async def _score(self, version: ModelVersion, decoded: Sequence[Decoded]) -> Scored | None:
-        good = [picture.pixels for picture in decoded if isinstance(picture, images.Decoded)]
-        if not good:
-            return None
-
-        def read() -> bytes:
-            with self._db.read() as session:
-                return artifacts.read_blob(session, version.program_id)
-
-        return await asyncio.wrap_future(self._engine.submit(version.id, read, np.stack(good)))
+def _find(session: Session, ref: str) -> Target:
+    model, version = artifacts.find_version(session, ref)
+    alias = artifacts.alias_in(ref)
+    shadow = shadows.current(session, model, alias) if alias is not None else None
+    if shadow is None or shadow.against_id != version.id:
+        return Target(model, version)
+    return Target(model, version, shadow, session.get_one(ModelVersion, shadow.candidate_id))
 
 
-AnsweringDep = Annotated[Answering, Depends()]
+def _groups(pictures: Sequence[Picture]) -> Iterator[list[Picture]]:
+    """In order, each of about AT_ONCE_BYTES."""
+    group: list[Picture] = []
+    size = 0
+    for picture in pictures:
+        group.append(picture)
+        size += len(picture) if isinstance(picture, bytes) else picture.nbytes
+        if size >= AT_ONCE_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+async def _answering(request: Request) -> Answering:
+    found = request.app.state.answering
+    assert isinstance(found, Answering)
+    return found
+
+
+AnsweringDep = Annotated[Answering, Depends(_answering)]

@@ -8,14 +8,13 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
-from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import service
-from service import artifacts, keys, predictions, uploads
+from service import uploads
 from service.api import (
     bundles,
     classify,
@@ -36,14 +35,15 @@ from service.api import keys as key_routes
 from service.api import predictions as prediction_routes
 from service.api import session as session_routes
 from service.api import uploads as upload_routes
+from service.api.answering import Answering
 from service.api.examples import PROBLEMS
+from service.api.remembered import Remembered
 from service.db import Database
-from service.db.migrate import upgrade
-from service.db.tables import DatasetVersion
 from service.errors import PayloadTooLarge
 from service.ids import new_id
 from service.inference.engine import Engine
 from service.mirror import Mirror
+from service.preparation import prepare
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -51,26 +51,36 @@ SWEEP_SECONDS = 600.0
 DESCRIPTION = "Upload labelled pictures, train a network, classify. Errors are `application/problem+json`."
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The service over one data folder. Migrates the database and makes the admin key when it starts."""
+def create_app(settings: Settings, place: int | None = None) -> FastAPI:
+    """The service over one data folder. Migrates the database and makes the admin key when it starts.
+
+    `place` is its number among the processes that answer together, from 0, whose supervisor has done that.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        prepare(app.state.database, settings)
-        app.state.engine = Engine(settings)
-        app.state.mirror = Mirror(settings, app.state.database, app.state.engine)
-        sweeping = asyncio.create_task(_sweep(app.state.database, settings))
+        database = app.state.database
+        if place is None:
+            prepare(database, settings)
+        app.state.engine = engine = Engine(settings)
+        app.state.mirror = mirror = Mirror(settings, database, engine)
+        app.state.answering = answering = Answering(settings, database, app.state.remembered, engine, mirror)
+        await run_in_threadpool(answering.warm)
+        sweeping = asyncio.create_task(_sweep(database, settings)) if not place else None
         yield
-        sweeping.cancel()
-        app.state.mirror.close()
-        app.state.engine.close()
-        app.state.database.dispose()
+        if sweeping:
+            sweeping.cancel()
+        answering.close()
+        mirror.close()
+        engine.close()
+        database.dispose()
 
     app: FastAPI = FastAPIOffline(
         title="Fovea", version=service.__version__, description=DESCRIPTION, lifespan=lifespan
     )
     app.state.settings = settings
     app.state.database = Database(settings.database)
+    app.state.remembered = Remembered(app.state.database)
     mine = (
         health,
         upload_routes,
@@ -95,20 +105,6 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def prepare(database: Database, settings: Settings) -> None:
-    """Schema, admin key, and what an earlier process left half-done."""
-    upgrade(database)
-    keys.ensure_admin(database, settings)
-    uploads.recover(database, settings)
-    with database.write() as session:
-        artifacts.sweep(session)
-        kept = set(session.scalars(select(DatasetVersion.archive_sha256)))
-    predictions.sweep(database, settings)
-    for path in settings.archives.glob("*/*.zip"):
-        if path.stem not in kept:
-            path.unlink(missing_ok=True)
-
-
 async def _sweep(database: Database, settings: Settings) -> None:
     """Every now and then, as long as the service runs."""
     while True:
@@ -117,6 +113,14 @@ async def _sweep(database: Database, settings: Settings) -> None:
             await run_in_threadpool(uploads.sweep, database, settings)
         except Exception:
             log.exception("expired uploads could not be swept; tried again later")
+
+
+SAFE = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+    (b"cache-control", b"no-store"),  # unless a route says otherwise
+)
 
 
 class Edge:
@@ -135,21 +139,22 @@ class Edge:
         request_id = given if re.fullmatch(r"[\w.-]{1,128}", given, re.ASCII) else new_id("req")
         scope.setdefault("state", {})["request_id"] = request_id
 
+        added = [(b"x-request-id", request_id.encode()), *SAFE]
+        if scope["path"].startswith("/v1/uploads"):
+            added.append((b"tus-resumable", upload_routes.VERSION.encode()))
+
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                added = MutableHeaders(scope=message)
-                added["X-Request-Id"] = request_id
-                added["X-Content-Type-Options"] = "nosniff"
-                added["Referrer-Policy"] = "no-referrer"
-                added["X-Frame-Options"] = "DENY"
-                added.setdefault("Cache-Control", "no-store")
-                if scope["path"].startswith("/v1/uploads"):
-                    added["Tus-Resumable"] = upload_routes.VERSION
+                given = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(one for one in added if one[0] not in given)]
             await send(message)
 
         if self._too_large(scope, headers):
             error = PayloadTooLarge("body_too_large", "the body is too large", headers={"Connection": "close"})
             await problems.problem(error, request_id)(scope, receive, send_with_headers)
+            return
+        if (path := classify.PATH.fullmatch(scope["path"])) and scope["method"] == "POST":
+            await classify.direct(path[1], scope, receive, send_with_headers)
             return
         await self.app(scope, self._limited(scope, receive), send_with_headers)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 
 from service.api.multipart import PartStart, parts
 from service.errors import (
@@ -46,9 +45,6 @@ async def archive(request: Request, settings: Settings) -> Received:
     target = settings.uploads / new_id("up")
     try:
         return await _to_file(_archive_bytes(request, settings), target, settings)
-    except ClientDisconnect as error:
-        target.unlink(missing_ok=True)
-        raise BadRequest("client_disconnected", "the client went away before the end of the body") from error
     except BaseException:
         target.unlink(missing_ok=True)
         raise
@@ -60,21 +56,24 @@ async def small(request: Request, settings: Settings) -> bytes:
 
 
 async def stream(request: Request, limit: int, settings: Settings) -> AsyncIterator[bytes]:
-    """The body in pieces. Raises PayloadTooLarge beyond `limit` bytes, RequestTimeout when the client falls silent."""
+    """The body in pieces. Raises PayloadTooLarge beyond `limit` bytes, RequestTimeout when the client falls silent, and
+    BadRequest when it goes away."""
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > limit:
         raise _too_large(limit)
     received = 0
-    pieces = request.stream()
-    while True:
+    more = True
+    while more:
         try:
-            piece = await asyncio.wait_for(anext(pieces), settings.receive_timeout_seconds)
-        except StopAsyncIteration:
-            return
+            async with asyncio.timeout(settings.receive_timeout_seconds):
+                message = await request.receive()
         except TimeoutError as error:
             raise RequestTimeout(
                 "body_stalled", "the client stopped sending", headers={"Connection": "close"}
             ) from error
+        if message["type"] == "http.disconnect":
+            raise BadRequest("client_disconnected", "the client went away before the end of the body")
+        piece, more = message.get("body", b""), message.get("more_body", False)
         received += len(piece)
         if received > limit:
             raise _too_large(limit)

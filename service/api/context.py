@@ -1,7 +1,7 @@
 """What a route needs from its surroundings: settings, database, the caller's key, the answer to a repeated request."""
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -9,8 +9,10 @@ from urllib.parse import urlsplit
 from fastapi import Depends, Header, Request
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from service import keys, sessions
+from service.api.remembered import Remembered
 from service.db import Database
 from service.db.tables import IdempotentAnswer
 from service.errors import Forbidden, InvalidValue, Unauthorized
@@ -18,13 +20,13 @@ from service.ids import now
 from service.settings import Settings
 
 
-def settings(request: Request) -> Settings:
+async def settings(request: Request) -> Settings:
     found = request.app.state.settings
     assert isinstance(found, Settings)
     return found
 
 
-def database(request: Request) -> Database:
+async def database(request: Request) -> Database:
     found = request.app.state.database
     assert isinstance(found, Database)
     return found
@@ -64,21 +66,28 @@ COOKIE = "fovea_session"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
-def require(*scopes: str) -> Callable[..., Caller]:
+def require(*scopes: str) -> Callable[..., Awaitable[Caller]]:
     """A dependency that lets in a key with one of these scopes, or `admin`. No scope named: any valid key."""
 
-    def check(request: Request, db: DatabaseDep, config: SettingsDep) -> Caller:
-        caller = _anybody(request) if config.auth == "off" else _caller(request, db)
-        if scopes and not {*scopes, "admin"} & set(caller.scopes):
-            raise Forbidden(
-                "scope_missing",
-                f"this key has the scopes {', '.join(caller.scopes)}; one of {', '.join(scopes)} is needed",
-                hint="`fovea keys create --scope …` makes another key",
-            )
-        request.state.caller = caller
-        return caller
+    async def check(request: Request) -> Caller:
+        return await identify(request, scopes)
 
     return check
+
+
+async def identify(request: Request, scopes: Sequence[str]) -> Caller:
+    """Who asks, who must have one of these scopes. Raises Unauthorized or Forbidden."""
+    request.app.state.remembered.look()
+    off = request.app.state.settings.auth == "off"
+    caller = _anybody(request) if off else await _caller(request)
+    if scopes and not {*scopes, "admin"} & set(caller.scopes):
+        raise Forbidden(
+            "scope_missing",
+            f"this key has the scopes {', '.join(caller.scopes)}; one of {', '.join(scopes)} is needed",
+            hint="`fovea keys create --scope …` makes another key",
+        )
+    request.state.caller = caller
+    return caller
 
 
 def _anybody(request: Request) -> Caller:
@@ -86,10 +95,13 @@ def _anybody(request: Request) -> Caller:
     return ANYBODY
 
 
-def _caller(request: Request, db: Database) -> Caller:
+async def _caller(request: Request) -> Caller:
     """The owner of the key in `Authorization`, or, without that header, of the page's session cookie."""
     header = request.headers.get("authorization")
-    found = _by_cookie(request, db) if header is None else _by_key(header, db)
+    if header is None:
+        found = await run_in_threadpool(_by_cookie, request, request.app.state.database)
+    else:
+        found = await _by_key(header, request.app.state.remembered)
     if found is None:
         raise Unauthorized(
             "unauthorized",
@@ -100,11 +112,15 @@ def _caller(request: Request, db: Database) -> Caller:
     return found
 
 
-def _by_key(header: str, db: Database) -> Caller | None:
+async def _by_key(header: str, remembered: Remembered) -> Caller | None:
     scheme, _, key = header.partition(" ")
-    with db.read() as session:
-        row = keys.find(session, key.strip()) if scheme.lower() == "bearer" else None
+    key = key.strip()
+
+    def read(session: Session) -> Caller | None:
+        row = keys.find(session, key)
         return Caller(row.id, tuple(row.scopes)) if row else None
+
+    return await remembered.get(("caller", keys.digest(key)), read) if scheme.lower() == "bearer" else None
 
 
 def _by_cookie(request: Request, db: Database) -> Caller | None:
@@ -207,7 +223,7 @@ def _repeat(stored: IdempotentAnswer, wanted: str) -> Answer:
     return Answer(stored.status, stored.body, stored.headers)
 
 
-def _once(
+async def _once(
     request: Request,
     idempotency_key: Annotated[str | None, Header(max_length=255, description="repeat a request safely")] = None,
 ) -> Once:

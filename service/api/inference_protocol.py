@@ -99,7 +99,7 @@ async def infer(
     found, version = target.model, target.version
     body = await pictures.joined(stream(request, settings.max_classify_bytes, settings))
     asked, given = await run_in_threadpool(tensors.read, body, json_bytes, settings)
-    answered = await answering.ask(target, given)
+    answered = await answering.ask(request, target, given)
     _refuse_broken(answered)
     outputs = tensors.select(asked, _outputs(answered, version))
     traced = {"weights_sha256": version.weights_sha256}

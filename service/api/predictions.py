@@ -3,7 +3,7 @@
 import unicodedata
 from typing import Annotated, Any, Literal, Self
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import AfterValidator, Field, model_validator
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -110,7 +110,9 @@ def label(prediction: str, body: Truth, session: Writing) -> Json:
 
 
 @router.post("/{prediction}:replay", dependencies=[knows_id], responses=answers(REPLAY))
-async def replay(prediction: str, db: DatabaseDep, settings: SettingsDep, answering: AnsweringDep) -> Json:
+async def replay(
+    prediction: str, request: Request, db: DatabaseDep, settings: SettingsDep, answering: AnsweringDep
+) -> Json:
     """The same pictures to the same model version with the same parameters; what is answered differently, by field.
 
     The sixth decimal may depend on the batch in which a picture was scored.
@@ -119,7 +121,8 @@ async def replay(prediction: str, db: DatabaseDep, settings: SettingsDep, answer
     shown = [one for one in kept.items if one.image is not None]
     data = [await run_in_threadpool(predictions.picture_bytes, settings, str(one.image)) for one in shown]
     wanted = Wanted(**kept.row.parameters, explain=None)
-    rows = (await answering.ask(Target(kept.model, kept.version), data)).results(kept.version.card, wanted)
+    answered = await answering.ask(request, Target(kept.model, kept.version), data)
+    rows = answered.results(kept.version.card, wanted)
     again = {one.position: {"filename": one.result["filename"], **row} for one, row in zip(shown, rows, strict=True)}
     results = [again.get(one.position, one.result) for one in kept.items]
     differences = [found for one in kept.items for found in _differences(one, results[one.position])]

@@ -30,6 +30,13 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unforeseen)
 
 
+async def of(request: Request, error: Exception) -> JSONResponse:
+    """What the handlers answer, for a route that the framework does not run."""
+    if isinstance(error, ServiceError):
+        return await _ours(request, error)
+    return await (_framework if isinstance(error, HTTPException) else _unforeseen)(request, error)
+
+
 def problem(error: ServiceError, request_id: str) -> JSONResponse:
     body: dict[str, Any] = {
         "type": f"/problems/{error.code}",

@@ -1,48 +1,38 @@
 """From a program's outputs to what `classify` says of each picture: labels, prediction set, how strange, and where."""
 
 import base64
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from fastapi import Depends, Query
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.errors import InvalidValue
 from service.inference import conformal
 from service.inference.explain import heat_map
-from service.inference.score import chances, ranked, several
+from service.inference.score import all_ranked, chances, several
 
 Json = dict[str, Any]
 
 
-class Wanted:
-    """What the caller asks of each result."""
+class Wanted(BaseModel):
+    """What the caller asks of each result: the query of the request."""
 
-    def __init__(
-        self,
-        top_k: Annotated[int, Query(ge=1, le=1000)] = 5,
-        coverage: Annotated[
-            float | None,
-            Query(gt=0.5, le=0.999, description="name the classes among which the right one is this often"),
-        ] = None,
-        false_alarm: Annotated[
-            float, Query(gt=0, le=0.5, description="share of ordinary pictures that may be answered with abstain")
-        ] = 0.05,
-        explain: Annotated[
-            Literal["cam"] | None, Query(description="where the first label was seen: a class activation map")
-        ] = None,
-    ) -> None:
-        self.top_k = top_k
-        self.coverage = coverage
-        self.false_alarm = false_alarm
-        self.explain = explain
+    model_config = ConfigDict(frozen=True)
+
+    top_k: int = Field(5, ge=1, le=1000)
+    coverage: float | None = Field(
+        None, gt=0.5, le=0.999, description="name the classes among which the right one is this often"
+    )
+    false_alarm: float = Field(
+        0.05, gt=0, le=0.5, description="share of ordinary pictures that may be answered with abstain"
+    )
+    explain: Literal["cam"] | None = Field(None, description="where the first label was seen: a class activation map")
 
     def kept(self) -> Json:
         """What makes the same answer again; an explanation is not kept."""
         return {"top_k": self.top_k, "coverage": self.coverage, "false_alarm": self.false_alarm}
 
-
-WantedDep = Annotated[Wanted, Depends()]
 
 BLANK: Json = {
     "label": None,
@@ -85,8 +75,7 @@ def p_values_of(outputs: Any, card: Json) -> NDArray[np.float64] | None:
 def shape(outputs: Any, card: Json, wanted: Wanted) -> list[Json]:
     """One result per row of a program's `Outputs`, without filename and error."""
     found = chances(outputs.logits, card)
-    name = _all_named if several(card) else _named
-    rows = [name(row, card, wanted.top_k) for row in found]
+    rows = [_all_named(row, card, wanted.top_k) for row in found] if several(card) else _named(found, card, wanted)
     if wanted.coverage is not None:
         _add_sets(rows, found, card, wanted.coverage)
     p_values = p_values_of(outputs, card)
@@ -101,9 +90,20 @@ def shape(outputs: Any, card: Json, wanted: Wanted) -> list[Json]:
     return rows
 
 
-def _named(row: NDArray[np.float64], card: Json, top_k: int) -> Json:
-    best = ranked(row, card["classes"], top_k)
-    return {**BLANK, **best[0], "labels": [best[0]["label"]], "predictions": best}
+def _named(found: NDArray[np.float64], card: Json, wanted: Wanted) -> list[Json]:
+    rows = []
+    for best in all_ranked(found, card["classes"], wanted.top_k):
+        first = best[0]
+        rows.append(
+            {
+                **BLANK,
+                "label": first["label"],
+                "probability": first["probability"],
+                "labels": [first["label"]],
+                "predictions": best,
+            }
+        )
+    return rows
 
 
 def _all_named(row: NDArray[np.float64], card: Json, top_k: int) -> Json:

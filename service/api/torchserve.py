@@ -48,7 +48,7 @@ async def predict(model: str, request: Request, answering: AnsweringDep, setting
     uploads = await pictures.uploads(request, settings, field="data")
     if len(uploads) != 1:
         raise InvalidValue("one_picture", f"{len(uploads)} pictures; this route takes one", hint="use /v1 for several")
-    [row] = (await answering.ask(target, [uploads[0].data])).results(target.version.card, TOP)
+    [row] = (await answering.ask(request, target, [uploads[0].data])).results(target.version.card, TOP)
     return {one["label"]: one["probability"] for one in row["predictions"]}
 
 

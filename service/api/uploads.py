@@ -15,7 +15,6 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 
 from service import uploads
 from service.api import shapes
@@ -199,8 +198,6 @@ class Receiving:
                     "checksum_mismatch", "the body is not what its checksum says", hint="send it again"
                 )
             await run_in_threadpool(self.save)
-        except ClientDisconnect as error:
-            raise BadRequest("client_disconnected", "the client went away before the end of the body") from error
         finally:
             if digest is None and self.received > self.saved:
                 self.save()  # not in a thread: this request may have been cancelled

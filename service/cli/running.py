@@ -19,10 +19,14 @@ def up() -> None:
     raise typer.Exit(run())
 
 
-def serve() -> None:
+def serve(
+    processes: Annotated[int | None, typer.Option(min=1, help="answer with so many processes on one port")] = None,
+) -> None:
     """Run the HTTP service."""
     from service.__main__ import main as run
 
+    if processes is not None:
+        os.environ["FOVEA_PROCESSES"] = str(processes)
     run()
 
 

@@ -6,6 +6,7 @@ every writer says so at BEGIN. SQLite before 3.51.3 can corrupt a WAL file that 
 """
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,8 @@ class Database:
         writing = self.engine.execution_options(fovea_write=True)
         self._write = sessionmaker(writing, expire_on_commit=False)
         self._write_soon = sessionmaker(writing.execution_options(fovea_soon=True), expire_on_commit=False)
+        self._watching: Any = None  # a connection that only ever asks whether others have written
+        self._watch = threading.Lock()
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -60,8 +63,28 @@ class Database:
             with log.open("rb") as file:
                 os.fsync(file.fileno())
 
+    def changes(self) -> int | None:
+        """A number that is another one after every commit of any process; None when it cannot be told at once.
+
+        Microseconds: SQLite compares the head of its write-ahead log (`PRAGMA data_version`).
+        """
+        if self.engine.dialect.name != "sqlite":
+            return None
+        with self._watch:
+            try:
+                if self._watching is None:
+                    path = self.engine.url.database
+                    self._watching = pysqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+                return int(self._watching.execute("PRAGMA data_version").fetchone()[0])
+            except pysqlite3.Error:
+                return None
+
     def dispose(self) -> None:
         self.engine.dispose()
+        with self._watch:
+            if self._watching is not None:
+                self._watching.close()
+                self._watching = None
 
 
 def check_sqlite(version: tuple[int, ...]) -> None:

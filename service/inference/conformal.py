@@ -5,6 +5,8 @@ often as asked, and how often a picture of the training's kind would look this s
 pictures drawn as the held-out ones were; they promise nothing about pictures of another kind.
 """
 
+from bisect import bisect_right
+from operator import neg
 from typing import Any
 
 import numpy as np
@@ -40,8 +42,8 @@ def p_values(kept: Kept, scores: Floats) -> Floats:
 
     (1 + number of held-out scores at least as large) / (n + 1): at most alpha with a probability of at most alpha.
     """
-    ascending = np.array(kept["descending"][::-1])
-    above = len(ascending) - np.searchsorted(ascending, scores, side="left")
+    descending = kept["descending"]  # searched as the list that it is: an array of it costs more than the search
+    above = np.array([bisect_right(descending, -score, key=neg) for score in scores.tolist()], dtype=np.int64)
     result: Floats = (1 + np.minimum(above * kept["step"], kept["n"])) / (kept["n"] + 1)
     return result
 

@@ -1,13 +1,16 @@
 """One engine thread per process: it takes what is queued, never waits for a batch, and keeps recent models loaded.
 
-Beside it requests only decode and wait. The queue is bounded in pictures; beyond that, Overloaded at once.
+Beside it requests only decode and wait, and a model that is not loaded yet is loaded, so that no other waits for it.
+Models take turns. What is in hand is bounded in pictures and in expected seconds; beyond that, Overloaded at once.
 """
 
+import math
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,12 +19,16 @@ import psutil
 from numpy.typing import NDArray
 
 from service.errors import Overloaded
+from service.inference.pace import Pace
 from service.settings import Settings
 
 if TYPE_CHECKING:
     from service.inference.programs import Outputs, Program
 
 LOADED_OVER_STORED = 3  # memory of a loaded program over its stored bytes: weights, graph, buffers of a batch
+
+Pixels = NDArray[np.uint8]
+Read = Callable[[], bytes]
 
 
 @dataclass(frozen=True)
@@ -33,123 +40,224 @@ class Scored:
     model_ms: float
 
 
-@dataclass
+def merged(parts: Sequence[Scored]) -> Scored:
+    """As of one request, whose pictures went through several batches: the longest wait and run."""
+    from service.inference.programs import joined
+
+    if len(parts) == 1:
+        return parts[0]
+    outputs = joined([part.outputs for part in parts])
+    return Scored(outputs, max(part.queue_ms for part in parts), max(part.model_ms for part in parts))
+
+
+@dataclass(eq=False)
 class _Request:
-    version_id: str
-    read: Callable[[], bytes]
-    pixels: NDArray[np.uint8]  # (n, S, S, 3)
+    read: Read
+    pixels: Pixels  # (n, S, S, 3)
     future: Future[Scored] = field(default_factory=Future)
     queued_at: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(eq=False)
+class _Loaded:
+    program: "Program"
+    bytes: int
+    pace: Pace = field(default_factory=Pace)
 
 
 class Engine:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._waiting: deque[_Request] = deque()
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # around all that follows
+        self._waiting: OrderedDict[str, deque[_Request]] = OrderedDict()  # by model version, whose turn it is first
+        self._in_hand: Counter[str] = Counter()  # pictures between `places` and their answer
+        self._loaded: OrderedDict[str, _Loaded] = OrderedDict()  # longest unused first
+        self._loading: set[str] = set()
         self._closing = False
-        self._loaded: OrderedDict[str, tuple[Program, int]] = OrderedDict()
-        self._models = threading.Lock()  # around _loaded
+        self._buffer = np.empty(0, np.uint8)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def submit(self, version_id: str, read: Callable[[], bytes], pixels: NDArray[np.uint8]) -> Future[Scored]:
-        """Queues (n, S, S, 3) pixels for a model version. `read` gives its program's bytes if it must be loaded."""
-        request = _Request(version_id, read, pixels)
+    @contextmanager
+    def places(self, version_id: str, pictures: int) -> Iterator[None]:
+        """Room for a request of this many pictures, until its answer. Raises Overloaded at once when there is none.
+
+        Each of the models that are asked for may fill its part of the queue, whatever the others do; and when nothing
+        is in hand, a request is taken however large it is.
+        """
         with self._changed:
-            waiting = sum(len(other.pixels) for other in self._waiting)
-            if waiting and waiting + len(pixels) > self._settings.inference_queue:
-                raise Overloaded("overloaded", "too many pictures are waiting", hint="try again shortly")
-            self._waiting.append(request)
+            self.check_room(version_id, pictures)
+            self._in_hand[version_id] += pictures
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._in_hand[version_id] -= pictures
+                if not self._in_hand[version_id]:
+                    del self._in_hand[version_id]
+
+    def check_room(self, version_id: str, pictures: int = 1) -> None:
+        """Raises Overloaded when there is no room for so many. Worth asking before their bytes are read."""
+        with self._changed:
+            in_hand, models = self._in_hand[version_id], len(self._in_hand.keys() | {version_id})
+            seconds = in_hand * self._pace(version_id).per_picture() * models
+            full = in_hand + pictures > self._settings.inference_queue / models
+        if in_hand and (full or seconds > self._settings.queue_seconds):
+            raise _overloaded(seconds)
+
+    def submit(self, version_id: str, read: Read, pixels: Pixels) -> Future[Scored]:
+        """Queues (n, S, S, 3) pixels for a model version. `read` gives its program's bytes if it must be loaded.
+
+        A future that is cancelled before its turn costs nothing more.
+        """
+        request = _Request(read, pixels)
+        with self._changed:
+            self._waiting.setdefault(version_id, deque()).append(request)
+            self._load_soon(version_id, read)
             self._changed.notify()
         return request.future
 
-    def submit_if_idle(
-        self, version_id: str, read: Callable[[], bytes], pixels: NDArray[np.uint8]
-    ) -> Future[Scored] | None:
+    def submit_if_idle(self, version_id: str, read: Read, pixels: Pixels) -> Future[Scored] | None:
         """As `submit`, for what nobody waits for: None when a request waits. Loads the program in this thread."""
-        if not self._is_loaded(version_id):
-            self._remember(version_id, *self._load(read))
-        request = _Request(version_id, read, pixels)
+        with self._changed:
+            loaded = version_id in self._loaded
+        if not loaded:
+            self._remember(version_id, self._load(read))
         with self._changed:
             if self._waiting or self._closing:
                 return None
-            self._waiting.append(request)
-            self._changed.notify()
-        return request.future
+            return self.submit(version_id, read, pixels)
+
+    def warm(self, version_id: str, read: Read) -> None:
+        """Loads a model beside whatever else is done, and with it the engine: seconds that no request need wait for."""
+        with self._changed:
+            self._load_soon(version_id, read)
 
     def close(self) -> None:
+        """Ends when what can be answered is answered; who waits for a model to be loaded is refused."""
         with self._changed:
             self._closing = True
             self._changed.notify()
         self._thread.join()
+        with self._changed:
+            for requests in self._waiting.values():
+                _fail(requests, Overloaded("closing", "the service is stopping", hint="try again"))
+
+    # --- one batch after the other ---------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while batch := self._take():
+        while taken := self._take():
+            model, batch = taken
             try:
-                self._answer(batch)
+                self._answer(model, batch)
             except Exception as error:  # noqa: BLE001 - whatever the engine raises belongs to the requests
                 for request in batch:
                     request.future.set_exception(error)
 
-    def _take(self) -> list[_Request]:
-        """All that is queued for the model at the head, up to a full batch; waits only when nothing is queued."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closing)
-            if not self._waiting:
-                return []
-            batch, rest = [self._waiting.popleft()], deque[_Request]()
-            room = self._settings.max_batch - len(batch[0].pixels)
-            while self._waiting:
-                request = self._waiting.popleft()
-                fits = request.version_id == batch[0].version_id and len(request.pixels) <= room
-                (batch if fits else rest).append(request)
-                room -= len(request.pixels) * fits
-            self._waiting = rest
-            return [request for request in batch if request.future.set_running_or_notify_cancel()] or self._take()
+    def _take(self) -> tuple[_Loaded, list[_Request]] | None:
+        """What is queued for the model whose turn it is, up to a batch; waits only when nothing is queued."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._next() is not None or self._closing)
+                version_id = self._next()
+                if version_id is None:
+                    return None
+                model = self._loaded[version_id]
+                self._loaded.move_to_end(version_id)
+                batch = self._batch(version_id, model)
+            if batch:
+                return model, batch
 
-    def _answer(self, batch: list[_Request]) -> None:
+    def _next(self) -> str | None:
+        return next((version_id for version_id in self._waiting if version_id in self._loaded), None)
+
+    def _batch(self, version_id: str, model: _Loaded) -> list[_Request]:
+        """Takes from the model's queue, and sends the model to the end of the row."""
+        requests = self._waiting.pop(version_id)
+        room = model.pace.batch(self._settings.max_batch, self._settings.pass_ms / 1000)
+        batch: list[_Request] = []
+        while requests and (not batch or len(requests[0].pixels) <= room):
+            request = requests.popleft()
+            if request.future.set_running_or_notify_cancel():
+                batch.append(request)
+                room -= len(request.pixels)
+        if requests:
+            self._waiting[version_id] = requests
+        return batch
+
+    def _answer(self, model: _Loaded, batch: list[_Request]) -> None:
         from service.inference.programs import joined
 
-        program = self._program(batch[0])
         started = time.perf_counter()
-        pixels = batch[0].pixels if len(batch) == 1 else np.concatenate([request.pixels for request in batch])
+        pixels = batch[0].pixels if len(batch) == 1 else self._joined([request.pixels for request in batch])
         most = self._settings.max_batch
-        outputs = joined([program.outputs(pixels[start : start + most]) for start in range(0, len(pixels), most)])
-        model_ms = (time.perf_counter() - started) * 1000
+        pieces = [pixels[start : start + most] for start in range(0, len(pixels), most)]
+        outputs = joined([model.program.outputs(piece) for piece in pieces])
+        seconds = time.perf_counter() - started
+        model.pace.ran(min(len(pixels), most), seconds / len(pieces))
         start = 0
         for request in batch:
             end = start + len(request.pixels)
             waited_ms = (started - request.queued_at) * 1000
-            request.future.set_result(Scored(outputs[start:end], waited_ms, model_ms))
+            request.future.set_result(Scored(outputs[start:end], waited_ms, seconds * 1000))
             start = end
 
-    def _program(self, request: _Request) -> "Program":
-        with self._models:
-            if request.version_id in self._loaded:
-                self._loaded.move_to_end(request.version_id)
-                return self._loaded[request.version_id][0]
-        program, size = self._load(request.read)
-        self._remember(request.version_id, program, size)
-        return program
+    def _joined(self, parts: list[Pixels]) -> Pixels:
+        """In memory that the next batch uses again: fresh memory costs more than the copy into it."""
+        shape = (sum(map(len, parts)), *parts[0].shape[1:])
+        size = math.prod(shape)
+        if len(self._buffer) < size:
+            self._buffer = np.empty(size, np.uint8)
+        return np.concatenate(parts, out=self._buffer[:size].reshape(shape))
 
-    def _load(self, read: Callable[[], bytes]) -> tuple["Program", int]:
+    # --- models ----------------------------------------------------------------------------------------------------
+
+    def _load_soon(self, version_id: str, read: Read) -> None:
+        if version_id not in self._loaded and version_id not in self._loading:
+            self._loading.add(version_id)
+            threading.Thread(target=self._load_waiting, args=(version_id, read), name="load", daemon=True).start()
+
+    def _load_waiting(self, version_id: str, read: Read) -> None:
+        """Loads the program that requests wait for; they get the reason when it cannot be."""
+        try:
+            self._remember(version_id, self._load(read))
+        except Exception as error:  # noqa: BLE001 - whatever it is belongs to the requests
+            with self._changed:
+                self._loading.discard(version_id)
+                requests = self._waiting.pop(version_id, deque())
+            _fail(requests, error)
+
+    def _load(self, read: Read) -> _Loaded:
         from service.inference.programs import load, pick_device  # seconds, and only for a process that predicts
 
         data = read()
         threads = self._settings.inference_threads or psutil.cpu_count() or 1
-        return load(data, pick_device(self._settings.device), threads), len(data) * LOADED_OVER_STORED
+        return _Loaded(load(data, pick_device(self._settings.device), threads), len(data) * LOADED_OVER_STORED)
 
-    def _is_loaded(self, version_id: str) -> bool:
-        with self._models:
-            return version_id in self._loaded
-
-    def _remember(self, version_id: str, program: "Program", size: int) -> None:
+    def _remember(self, version_id: str, model: _Loaded) -> None:
         """Keeps it, and lets the models longest unused go beyond the limit."""
-        with self._models:
-            self._loaded[version_id] = (program, size)
-            while (
-                len(self._loaded) > 1
-                and sum(one for _, one in self._loaded.values()) > self._settings.model_memory_bytes
-            ):
-                self._loaded.popitem(last=False)
+        with self._changed:
+            self._loading.discard(version_id)
+            self._loaded[version_id] = model
+            limit = self._settings.model_memory_bytes
+            for unused in [one for one in self._loaded if one != version_id and one not in self._waiting]:
+                if sum(one.bytes for one in self._loaded.values()) > limit:
+                    del self._loaded[unused]
+            self._changed.notify()
+
+    def _pace(self, version_id: str) -> Pace:
+        model = self._loaded.get(version_id)
+        return model.pace if model else Pace()
+
+
+def _fail(requests: deque[_Request], error: Exception) -> None:
+    for request in requests:
+        if request.future.set_running_or_notify_cancel():
+            request.future.set_exception(error)
+
+
+def _overloaded(seconds: float) -> Overloaded:
+    again = max(1, math.ceil(seconds / 2))
+    return Overloaded(
+        "overloaded", "too many pictures are waiting", hint="try again shortly", retry_after_seconds=again
+    )

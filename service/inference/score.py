@@ -42,5 +42,13 @@ def labels(row: NDArray[np.float64], card: dict[str, Any]) -> list[str]:
 
 def ranked(row: NDArray[np.float64], classes: list[str], top_k: int) -> list[dict[str, Any]]:
     """The `top_k` most probable classes, the first first; equal ones in class order."""
-    order = np.argsort(-row, kind="stable")[:top_k]
-    return [{"label": classes[k], "probability": round(float(row[k]), 6)} for k in order]
+    return all_ranked(row[np.newaxis], classes, top_k)[0]
+
+
+def all_ranked(chances: NDArray[np.float64], classes: list[str], top_k: int) -> list[list[dict[str, Any]]]:
+    """(N, K) probabilities -> each row `ranked`."""
+    found = []
+    for row in chances.tolist():
+        order = sorted(range(len(row)), key=row.__getitem__, reverse=True)[:top_k]  # a call of numpy's costs more
+        found.append([{"label": classes[k], "probability": round(row[k], 6)} for k in order])
+    return found

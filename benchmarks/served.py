@@ -1,0 +1,80 @@
+"""What the serving benchmarks ask for: a data folder with two registered models, and pictures to send.
+
+The models are untrained, for what is timed is how long an answer takes: `tiny` is `classic` at 32 px, `resnet18` is at
+224 px, each exported as training exports it, with strangeness.
+"""
+
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from service import artifacts, jobs
+from service.db import Database
+from service.db.migrate import upgrade
+from workers.training import export
+from workers.training.networks import build
+
+MODELS = {"tiny": ("classic", 32), "resnet18": ("resnet18", 224)}
+CLASSES = 10
+
+
+def program(network: str, size: int) -> bytes:
+    torch.manual_seed(0)
+    classifier = export.Classifier(build(network, size, CLASSES).eval())
+    packed = np.random.default_rng(0).integers(0, 256, (64, size, size, 3), dtype=np.uint8)
+    served = export.fitted(classifier, packed, np.arange(64), np.arange(64) % CLASSES)
+    return export.export_program(served, size)
+
+
+def register(data: Path) -> None:
+    """Makes the folder's database and both models in it."""
+    database = Database(f"sqlite:///{data / 'fovea.db'}")
+    upgrade(database)
+    for name, (network, size) in MODELS.items():
+        blob = artifacts.write_chunks(database, program(network, size))
+        card = {
+            "weights_sha256": name,
+            "parameters": 1,
+            "classes": [f"class {number}" for number in range(CLASSES)],
+            "image_size": size,
+            "temperature": 1.0,
+            "strangeness": {"n": 100, "step": 1, "descending": np.linspace(9, 1, 100).tolist()},
+        }
+        with database.write() as session:
+            job = jobs.submit(session, "train", spec={}, model=name)
+            job.status = "succeeded"
+            artifacts.add_model_version(session, name, job.id, blob, card=card, evaluation={})
+    database.dispose()
+
+
+def photo(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
+    """A picture with the 1/f spectrum of photographs: a decoder has as much to do with it as with one of these."""
+    random = np.random.default_rng(seed)
+    far = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+    far[0, 0] = 1
+    waves = random.normal(size=(3, *far.shape)) + 1j * random.normal(size=(3, *far.shape))
+    planes = np.stack([np.fft.irfft2(one / far**1.2, s=(height, width)) for one in waves], 2)
+    planes = 128 + 50 * planes / planes.std()
+    return np.clip(planes, 0, 255).astype(np.uint8)
+
+
+def encoded(pixels: NDArray[np.uint8], kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **({"quality": 90} if kind == "jpeg" else {}))
+    return buffer.getvalue()
+
+
+def pictures(name: str) -> list[bytes]:
+    """Sixteen to send to a model: 32 px PNG for `tiny`, 500 x 375 JPEG for `resnet18`."""
+    if name == "tiny":
+        return [encoded(photo(32, 32, seed), "png") for seed in range(16)]
+    return [encoded(photo(500, 375, seed), "jpeg") for seed in range(16)]
+
+
+if __name__ == "__main__":
+    register(Path(sys.argv[1]))
