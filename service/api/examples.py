@@ -199,6 +199,16 @@ VERSION = {
     "report": REPORT,
     "created_at": TIME,
 }
+EDITED = {
+    **VERSION,
+    "number": 2,
+    "digest": "71d0…",
+    "report": {
+        **{key: [] for key in REPORT},
+        "accepted": 180,
+        "edited": {"from": 1, "relabelled": 3, "moved": 0, "removed": 0},
+    },
+}
 ITEM = {
     "image": "5e88…",
     "path": "rose/01.jpg",
