@@ -30,6 +30,7 @@ from service.api import (
     problems,
     registry,
     shadows,
+    suspects,
     torchserve,
     web,
 )
@@ -78,6 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
         datasets,
         differences,
         edits,
+        suspects,
         growth,
         jobs,
         classify,

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from service import jobs
 from service.auto import DatasetFacts
-from service.datasets import archive
+from service.datasets import archive, suspects
 from service.db.tables import Dataset, DatasetVersion, Item, Job
 from service.errors import Conflict, InvalidValue, NotFound
 from service.ids import new_id, now
@@ -145,6 +145,7 @@ def delete_dataset(session: Session, dataset: Dataset, settings: Settings) -> li
         raise Conflict("dataset_in_use", f"{busy.id} still uses the dataset", hint="cancel the job or wait for its end")
     for job in session.scalars(select(Job).where(Job.version_id.in_(ids))):
         job.version_id = None
+    suspects.forget(session, suspects.of_versions(session, ids))
     session.execute(delete(Item).where(Item.version_id.in_(ids)))
     session.execute(delete(DatasetVersion).where(DatasetVersion.id.in_(ids)))
     session.delete(dataset)
