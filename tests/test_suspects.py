@@ -1,7 +1,9 @@
 """Wrong labels are found, ranked and named with the reason; accepting them makes the dataset's next version."""
 
+import json
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 from service.api import examples
 from tests.conftest import Fovea, make_zip, png
+from tests.test_cli import run
 from tests.test_multilabel import LAYERS, lights_zip
 
 SHAPES = ("stripes", "bars", "blobs")
@@ -174,6 +177,30 @@ def test_a_model_speaks_of_the_pictures_that_it_did_not_learn_from(shared: Fovea
     shared.dataset(make_zip({f"{k % 2}/{k}.png": png(shape("bars", k)) for k in range(8)}), "binary")
     answer = shared.http.post("/v1/jobs", json={**refused, "dataset": "binary", "model": "eye"})
     assert (answer.status_code, answer.json()["code"]) == (422, "classes_differ")
+
+
+def test_the_command_line_finds_them_and_makes_a_version_of_what_a_person_accepts(
+    shared: Fovea, truth: dict[str, str], tmp_path: Path
+) -> None:
+    newest = shared.http.get("/v1/datasets/shapes").json()["versions"]
+    changes = tmp_path / "changes.csv"
+    words = ["datasets", "suspects", "shapes", "--version", "1", "--limit", "4"]
+    found = run(shared, *words, "--changes", str(changes), "--json")
+    assert found.returncode == 0, found.stderr
+    assert len(json.loads(found.stdout)) == 4
+    lines = changes.read_text().splitlines()
+    assert len(lines) == 5
+    gone = next(path for path in truth if path not in changes.read_text())
+    changes.write_text("\n".join([*lines[:3], f"{gone},remove", ",,,left out"]))
+    edited = run(shared, "datasets", "edit", "shapes", "--version", "1", "--changes", str(changes))
+    assert edited.returncode == 0, edited.stderr
+    assert edited.stdout.startswith(f"shapes@{newest + 1}: 179 pictures")
+    report = shared.http.get(f"/v1/datasets/shapes/versions/{newest + 1}").json()["report"]
+    assert report["edited"] == {"from": 1, "relabelled": 2, "moved": 0, "removed": 1}
+    changes.write_text("image,action,value\nnothing,remove,\n")
+    refused = run(shared, "datasets", "edit", "shapes", "--changes", str(changes))
+    assert refused.returncode == 1
+    assert "/changes/0/image" in refused.stderr
 
 
 def test_what_cannot_be_analysed_is_refused(shared: Fovea, truth: dict[str, str]) -> None:
