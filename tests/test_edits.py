@@ -117,6 +117,13 @@ def test_a_repeated_request_makes_one_version(letters: Fovea) -> None:
     assert edit(letters, change, headers=key, number=2).json()["code"] == "idempotency_key_reused"
 
 
+def test_an_edit_needs_the_scope_of_data(letters: Fovea) -> None:
+    change = relabel(items(letters)[0], "b")
+    for scope, status in (("predict", 403), ("train", 403), ("data", 201)):
+        key = letters.http.post("/v1/keys", json={"name": scope, "scopes": [scope]}).json()["key"]
+        assert edit(letters, change, headers={"Authorization": f"Bearer {key}"}).status_code == status
+
+
 def test_what_cannot_be_done_is_named_with_its_place(letters: Fovea) -> None:
     a, b, *_ = items(letters, label="a")
     good, remove = relabel(a, "b"), {"image": b["image"], "action": "remove"}

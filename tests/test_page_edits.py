@@ -92,6 +92,7 @@ def test_wrong_labels_are_looked_for_and_put_right(visit: Visit, truth: dict[str
     expect(rows.first).to_contain_text("Improbable label")
     assert rows.count() >= FLIPPED
     rows.nth(0).get_by_role("button", name="Accept").click()
+    expect(rows.nth(0)).to_contain_text("accepted")
     rows.nth(1).get_by_role("button", name="Accept").press("Enter")
     rows.nth(2).get_by_role("button", name="Remove").click()
     rows.nth(1).get_by_role("button", name="Keep").click()

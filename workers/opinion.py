@@ -3,12 +3,14 @@
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sqlalchemy import select
 
 from service import artifacts
 from service.datasets import importer
 from service.db.tables import DatasetVersion, Item, Job, ModelVersion
+from service.errors import Conflict
 from service.inference import score
 from service.inference.programs import load, pick_device
 from workers.analysis.crossfit import Answers
@@ -20,11 +22,13 @@ BATCH = 256
 
 class Opinion:
     def __init__(self, context: Context, job: Job, pictures: Pictures, groups: NDArray[np.int64]) -> None:
-        """`groups` (N,): rows that look the same have the same number."""
+        """`groups` (N,): rows that look the same have the same number. Raises Conflict without what it learned from."""
         self._context, self._pictures = context, pictures
         with context.database.read() as session:
             version = session.get_one(ModelVersion, job.spec["model_version_id"])
             trained = session.get_one(Job, version.job_id)
+            if trained.version_id is None:
+                raise Conflict("dataset_deleted", "the pictures that the model learned from were deleted meanwhile")
             learned = select(Item.image).where(Item.version_id == trained.version_id, Item.split == "train")
             known = set(session.scalars(learned))
             program = artifacts.read_blob(session, version.program_id)
@@ -34,7 +38,7 @@ class Opinion:
         seen = np.array([image in known for image in pictures.images])
         self._rows = np.flatnonzero(~np.isin(groups, groups[seen]))
         self._packed = np.load(cache, mmap_mode="r", allow_pickle=False)
-        self._program = load(program, pick_device(context.settings.device), context.settings.threads or 1)
+        self._program = load(program, pick_device(context.settings.device), torch.get_num_threads())
 
     def added(self, answers: Answers) -> Answers:
         """The mean of both, where the model may speak: it did not learn from a picture or one that looks the same."""

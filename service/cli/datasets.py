@@ -41,7 +41,7 @@ def grow(
 def edit(
     name: str,
     changes: Annotated[
-        Path, typer.Option(help="CSV with the columns image,action,value; image is a SHA-256 or a path of the version")
+        Path, typer.Option(exists=True, help="CSV with the columns image,action,value; image is a SHA-256 or a path")
     ],
     version: Annotated[int | None, typer.Option(help="the newest when left out")] = None,
     as_json: AsJson = False,

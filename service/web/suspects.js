@@ -118,7 +118,7 @@ export function suspectsCard(name, version, changes, signal) {
     );
     changes.onChange(() => {
       const change = changes.of(one.image);
-      if (change) state.textContent = inWords(change);
+      if (change) state.textContent = JSON.stringify(change) === JSON.stringify(fix) ? "accepted" : inWords(change);
       else if (!row.classList.contains("kept")) state.textContent = "";
       row.classList.toggle("changed", Boolean(change));
     });

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+ROUNDING = 1e-9  # a mean of equal numbers may be above each of them
+
 Array = NDArray[Any]
 
 
@@ -20,7 +22,7 @@ def joint(probabilities: Array, given: Array) -> NDArray[np.float64]:
     thresholds = np.full(count, np.inf)
     for k in np.flatnonzero(present):
         thresholds[k] = probabilities[given == k, k].mean()
-    sure = np.where(probabilities >= thresholds, probabilities, -1.0)
+    sure = np.where(probabilities >= thresholds - ROUNDING, probabilities, -1.0)
     best, is_sure = sure.argmax(1), sure.max(1) >= 0
     counts = np.zeros((count, count))
     np.add.at(counts, (given[is_sure], best[is_sure]), 1)

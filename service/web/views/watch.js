@@ -69,5 +69,5 @@ function list(jobs) {
 const fraction = (job) => (job.status === "succeeded" ? 1 : job.progress?.fraction);
 const done = (job) => (fraction(job) === undefined ? "–" : format.percent(fraction(job), 0));
 
-const VERBS = { train: "Train", import: "Import", search: "Search" };
+const VERBS = { train: "Train", import: "Import", search: "Search", analyse: "Look for wrong labels in" };
 export const what = (job) => `${VERBS[job.type] || job.type} ${(job.type === "train" ? job.model : job.dataset) || ""}`;
