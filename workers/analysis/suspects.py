@@ -50,10 +50,10 @@ def find(given: Labelled, answers: Answers, groups: Sequence[Group]) -> list[Sus
     """Each picture once, by its first reason; the likeliest to be wrong first."""
     confidence = _confidence(given, answers.probabilities)
     labels = _of_several(given, answers.probabilities) if given.several else _of_one(given, answers.probabilities)
-    every = [*_disagreeing(given, answers, groups, confidence), *labels, *_unusual(answers.strangeness, confidence)]
-    every.sort(key=lambda one: (ORDER.index(one.reason), one.self_confidence or 0.0, one.row))
+    doubted = [*_disagreeing(given, groups, confidence), *labels]
+    doubted.sort(key=lambda one: (ORDER.index(one.reason), one.self_confidence or 0.0, one.row))
     first: dict[int, Suspect] = {}
-    for one in every:
+    for one in [*doubted, *_unusual(answers.strangeness, confidence)]:
         first.setdefault(one.row, one)
     return list(first.values())
 
@@ -113,36 +113,31 @@ def _improbable(row: int, message: str, suggested: str, confidence: float, proba
     return Suspect(row, "improbable_label", message, suggested, confidence, probability)
 
 
-def _disagreeing(given: Labelled, answers: Answers, groups: Sequence[Group], confidence: Array) -> list[Suspect]:
+def _disagreeing(given: Labelled, groups: Sequence[Group], confidence: Array) -> list[Suspect]:
     """In a group of alike pictures, those that are not labelled as the most are (a tie: as is the most probable)."""
     found = []
     for group in groups:
-        counts = Counter(given.labels[row] for row in group.rows)
-        if len(counts) < 2:
-            continue
-        trust = {
-            label: _mean([confidence[row] for row in group.rows if given.labels[row] == label]) for label in counts
-        }
+        labels = {row: given.labels[row] for row in group.rows}
+        counts = Counter(labels.values())
+        trust = {label: _mean([confidence[row] for row in labels if labels[row] == label]) for label in counts}
         winner = max(sorted(counts), key=lambda label: (counts[label], trust[label]))
-        alike = tuple(dict.fromkeys(given.images[row] for row in group.rows if given.labels[row] == winner))
+        alike = tuple(dict.fromkeys(given.images[row] for row in labels if labels[row] == winner))[:MOST_ALIKE]
         same = "the same picture" if group.kind == "exact" else "a picture that looks the same"
-        for row in group.rows:
-            if given.labels[row] != winner:
-                message = f"{same} is labelled {winner!r}"
-                found.append(
-                    Suspect(
-                        row, "duplicates_disagree", message, winner, _number(confidence[row]), None, alike[:MOST_ALIKE]
-                    )
-                )
+        found += [
+            Suspect(row, ORDER[0], f"{same} is labelled {winner!r}", winner, _number(confidence[row]), None, alike)
+            for row, label in labels.items()
+            if label != winner
+        ]
     return found
 
 
 def _unusual(strangeness: Array, confidence: Array) -> list[Suspect]:
-    """The pictures far beyond the others: a robust deviation, which they cannot widen themselves."""
+    """The pictures far beyond the others by a robust deviation, which they cannot widen; the strangest first."""
     logs = np.log(np.maximum(strangeness, 1e-12))
     middle = np.median(logs)
     spread = 1.4826 * np.median(np.abs(logs - middle))
     rows = np.flatnonzero(logs > middle + FAR * max(spread, 1e-6))
+    rows = rows[np.argsort(-logs[rows], kind="stable")]
     message = "it looks like none of the other pictures"
     return [Suspect(int(row), "unusual_picture", message, None, _number(confidence[row])) for row in rows]
 
