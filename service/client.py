@@ -80,6 +80,26 @@ class Fovea:
         ).json()
         return answer
 
+    def edit_dataset(self, name: str, number: int, changes: list[Json]) -> Json:
+        """The next version: version `number` with other labels and splits, without some pictures.
+
+        A change: `{"image": SHA-256, "action": "relabel", "label": "rose"}` (or `labels`), `"remove"`, or `"move"` with
+        `split`.
+        """
+        path = f"/v1/datasets/{name}/versions/{number}:edit"
+        version: Json = self._ask("POST", path, json={"changes": changes}, headers=_once()).json()
+        return version
+
+    def analyse(self, dataset: str, model: str | None = None, **more: Any) -> Json:
+        """The job that looks for wrong labels; `more` may be `folds=5` and `seed=7`."""
+        body = {"type": "analyse", "dataset": dataset, "model": model, **more}
+        job: Json = self._ask("POST", "/v1/jobs", json=body, headers=_once()).json()
+        return job
+
+    def suspects(self, name: str, number: int, **filters: Any) -> Iterator[Json]:
+        """What the newest analysis of a version doubts, the likeliest first; `filters`: `model`, `reason`, `limit`."""
+        yield from self.rows(f"/v1/datasets/{name}/versions/{number}/suspects", **filters)
+
     # --- jobs --------------------------------------------------------------------------------------------------------
 
     def train(self, model: str, dataset: str, spec: Json | None = None, seed: int = 0, **more: Any) -> Json:

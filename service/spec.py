@@ -215,6 +215,18 @@ class ExportRequest(Strict):
     model: str = Field(max_length=200, description="'flowers', 'flowers:3' or 'flowers@production'")
 
 
+class AnalyseRequest(Strict):
+    """Looks for wrong labels: answers for every picture by classifiers that have not seen it."""
+
+    type: Literal["analyse"]
+    dataset: str = Field(max_length=100, description="'flowers' for the newest version, or 'flowers@2'")
+    model: str | None = Field(
+        None, max_length=200, description="a model of the same classes: its answers count where it did not learn"
+    )
+    folds: int = Field(5, ge=2, le=20, description="parts of the pictures, each answered by what the others teach")
+    seed: int = Field(0, ge=0, lt=2**63)
+
+
 class TrainRequest(Strict):
     type: Literal["train"] = "train"
     model: Name = Field(description="name of the model; each finished job becomes its next version")

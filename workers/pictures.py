@@ -7,6 +7,7 @@ import numpy as np
 from sqlalchemy import select
 
 from service.datasets import importer, versions
+from service.datasets.contents import SPLITS
 from service.db.tables import DatasetVersion, Item, Job
 from service.labels import separate
 from workers.context import Context
@@ -45,7 +46,7 @@ def load_pictures(context: Context, job: Job) -> Pictures:
         labels=_encoded(labels, classes, several=versions.several_labels(version)),
         images=images,
         classes=classes,
-        rows={name: np.flatnonzero(np.array(splits) == name) for name in importer.SPLITS},
+        rows={name: np.flatnonzero(np.array(splits) == name) for name in SPLITS},
     )
 
 

@@ -166,7 +166,7 @@ def show_version(dataset: str, number: int, session: Reading) -> dict[str, Any]:
 
 
 def _version(session: Session, dataset: str, number: int) -> DatasetVersion:
-    return versions.find_version(session, versions.find_dataset(session, dataset), min(number, 2**31))
+    return versions.find_version(session, versions.find_dataset(session, dataset), number)
 
 
 @router.get("/{dataset}/versions/{number}/items", responses=listed(ITEM))

@@ -143,6 +143,12 @@ EXPORT_JOB = {
     "model": "flowers",
     "dataset": None,
 }
+ANALYSE = {"type": "analyse", "dataset": "flowers@1"}
+ANALYSE_JOB = {
+    **IMPORT_JOB,
+    "type": "analyse",
+    "spec": {"folds": 5, "image_size": 64, "model": None, "model_version_id": None},
+}
 TRIAL = {"/optimizer/lr": 0.0021, "/optimizer/name": "adamw", "/network": "classic", "/loss/label_smoothing": 0.04}
 SEARCH_JOB = {
     **JOB,
@@ -199,6 +205,16 @@ VERSION = {
     "report": REPORT,
     "created_at": TIME,
 }
+EDITED = {
+    **VERSION,
+    "number": 2,
+    "digest": "71d0…",
+    "report": {
+        **{key: [] for key in REPORT},
+        "accepted": 180,
+        "edited": {"from": 1, "relabelled": 3, "moved": 0, "removed": 0},
+    },
+}
 ITEM = {
     "image": "5e88…",
     "path": "rose/01.jpg",
@@ -208,6 +224,37 @@ ITEM = {
     "height": 480,
     "flags": [],
     "labels": ["rose"],
+}
+SUSPECT = {
+    "rank": 1,
+    "image": "5e88…",
+    "path": "rose/01.jpg",
+    "label": "rose",
+    "labels": ["rose"],
+    "split": "train",
+    "reason": "improbable_label",
+    "message": "a classifier that has not seen it says 'tulip' (97%), and 'rose' with 1.2%",
+    "suggested": "tulip",
+    "suggested_labels": ["tulip"],
+    "self_confidence": 0.012,
+    "suggested_probability": 0.97,
+    "alike": [],
+}
+SUSPECTS = {
+    "object": "list",
+    "data": [SUSPECT],
+    "has_more": False,
+    "next": None,
+    "analysis": {
+        "id": "an_06b2c9a1",
+        "job": "job_06b2c9a1",
+        "model": None,
+        "pictures": 180,
+        "folds": 5,
+        "agreement": 0.93,
+        "suspects": {"duplicates_disagree": 0, "improbable_label": 1, "unusual_picture": 0},
+        "created_at": TIME,
+    },
 }
 LISTED = {"image": "5e88…", "path": "rose/01.jpg", "label": "rose", "split": "train"}
 DIFFERENCES = {

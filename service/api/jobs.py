@@ -14,9 +14,11 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from service import artifacts, estimates, jobs, measurements
-from service.api import bundles, searches, shapes
+from service.api import bundles, searches, shapes, suspects
 from service.api.context import Answer, BodySha256, DatabaseDep, OnceDep, Reading, SettingsDep, Writing, require
 from service.api.examples import (
+    ANALYSE,
+    ANALYSE_JOB,
     CHECKPOINT,
     DRY_RUN,
     EVENT,
@@ -41,7 +43,7 @@ from service.errors import InvalidValue, NotFound
 from service.ids import rfc3339
 from service.search import SearchRequest
 from service.settings import Settings
-from service.spec import ExportRequest, TrainRequest, TrainSpec
+from service.spec import AnalyseRequest, ExportRequest, TrainRequest, TrainSpec
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(require("train", "data"))])
 POLL_SECONDS = 0.25
@@ -49,15 +51,23 @@ POLL_SECONDS = 0.25
 
 def _which(body: Any) -> str:
     asked = body.get("type") if isinstance(body, dict) else getattr(body, "type", None)
-    return asked if asked in ("search", "export") else "train"
+    return asked if asked in ("search", "export", "analyse") else "train"
 
 
 JobRequest = Annotated[
     Annotated[TrainRequest, Tag("train")]
     | Annotated[SearchRequest, Tag("search")]
-    | Annotated[ExportRequest, Tag("export")],
+    | Annotated[ExportRequest, Tag("export")]
+    | Annotated[AnalyseRequest, Tag("analyse")],
     Discriminator(_which),
-    Body(openapi_examples={"train": {"value": TRAIN}, "search": {"value": SEARCH}, "export": {"value": EXPORT}}),
+    Body(
+        openapi_examples={
+            "train": {"value": TRAIN},
+            "search": {"value": SEARCH},
+            "export": {"value": EXPORT},
+            "analyse": {"value": ANALYSE},
+        }
+    ),
 ]
 
 
@@ -65,7 +75,7 @@ JobRequest = Annotated[
     "",
     status_code=202,
     dependencies=[Depends(require("train"))],
-    responses=chosen(202, train=JOB, search=SEARCH_JOB, export=EXPORT_JOB) | answers(DRY_RUN),
+    responses=chosen(202, train=JOB, search=SEARCH_JOB, export=EXPORT_JOB, analyse=ANALYSE_JOB) | answers(DRY_RUN),
 )
 def submit(
     body: JobRequest,
@@ -75,14 +85,15 @@ def submit(
     settings: SettingsDep,
     dry_run: bool = False,
 ) -> JSONResponse:
-    """Train a network on a dataset, search for the spec that trains the best one, or make a model version's bundle.
+    """Train a network on a dataset, search for the spec that trains the best one, make a model version's bundle, or
+    look for wrong labels in a dataset.
 
     `?dry_run=true` validates and resolves "auto", and creates nothing.
     """
-    if isinstance(body, ExportRequest):
+    if isinstance(body, ExportRequest | AnalyseRequest):
         if dry_run:
-            raise InvalidValue("invalid_value", "an export has nothing to estimate", param="dry_run")
-        return once.do(session, body_sha256, lambda: bundles.create(session, body)).response()
+            raise InvalidValue("invalid_value", f"an {body.type} job has nothing to estimate", param="dry_run")
+        return once.do(session, body_sha256, lambda: _create_other(session, body)).response()
     if isinstance(body, SearchRequest):
         if dry_run:
             return JSONResponse(searches.dry_run(session, body, settings))
@@ -90,6 +101,10 @@ def submit(
     if dry_run:
         return JSONResponse(_resolved(session, body, settings)[1])
     return once.do(session, body_sha256, lambda: _create(session, body, settings)).response()
+
+
+def _create_other(session: Session, body: ExportRequest | AnalyseRequest) -> Answer:
+    return bundles.create(session, body) if isinstance(body, ExportRequest) else suspects.create(session, body)
 
 
 def _create(session: Session, body: TrainRequest, settings: Settings) -> Answer:
@@ -173,7 +188,7 @@ def list_jobs(
     session: Reading,
     page: PageDep,
     status: Annotated[str | None, Query(pattern="^(" + "|".join(JOB_STATUSES) + ")$")] = None,
-    type: Literal["import", "train", "search", "export"] | None = None,
+    type: Literal["import", "train", "search", "export", "analyse"] | None = None,
     model: str | None = None,
     parent: Annotated[str | None, Query(description="a search: lists its trials")] = None,
 ) -> dict[str, Any]:

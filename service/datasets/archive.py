@@ -34,7 +34,7 @@ MAX_PART_BYTES, MAX_NAME_BYTES, MAX_DEPTH = 255, 1024, 16
 _EOCD, _LOCATOR, _EOCD64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sLQL"), struct.Struct("<4sQ2H2L4Q")
 _CENTRAL, _LOCAL = struct.Struct("<4s6H3L5H2L"), struct.Struct("<4s5H3L2H")
 _EOCD_MARK, _CENTRAL_MARK, _LOCAL_MARK = b"PK\x05\x06", b"PK\x01\x02", b"PK\x03\x04"
-_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\\\\]")  # control, bidi override, backslash
+FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\\\\]")  # control, bidi override, backslash
 _DRIVE = re.compile(r"[A-Za-z]:")
 _ENCRYPTED, _UTF8 = 0x2041, 0x800  # flag bits 0, 6, 13 and 11
 
@@ -264,7 +264,7 @@ def _check_type(record: _Record) -> None:
 
 def _check_name(name: str) -> None:
     parts = name.removesuffix("/").split("/")
-    if _FORBIDDEN.search(name):
+    if FORBIDDEN.search(name):
         raise _bad_name(name, "holds a control character, a text-direction override or a backslash")
     if name.startswith("/") or _DRIVE.match(name) or any(part in ("", ".", "..") for part in parts):
         raise _bad_name(name, "is absolute, or has an empty, '.' or '..' part")
@@ -351,7 +351,7 @@ def _check_sizes(files: list[Entry], archive_bytes: int, settings: "Settings") -
 
 def _quoted(name: str) -> str:
     shown = name if len(name) <= 200 else name[:200] + "…"
-    return "'" + _FORBIDDEN.sub(lambda found: repr(found[0])[1:-1], shown) + "'"
+    return "'" + FORBIDDEN.sub(lambda found: repr(found[0])[1:-1], shown) + "'"
 
 
 def _bad_name(name: str, why: str) -> InvalidValue:

@@ -4,8 +4,6 @@ Nothing of a half-done import is visible: rows appear together with `ready`, and
 import that was interrupted starts again.
 """
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,11 +12,12 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from sqlalchemy import insert, select
+from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
-from service.datasets import duplicates, packing, versions
+from service.datasets import borrowing, duplicates, packing, versions
 from service.datasets.archive import Entry, inspect, read
+from service.datasets.contents import contents
 from service.datasets.layout import MIN_CLASSES, MIN_PICTURES, Candidate, Layout, arrange
 from service.datasets.packing import Result
 from service.datasets.split import Row, assign
@@ -27,7 +26,6 @@ from service.errors import InternalError, InvalidValue
 from service.labels import joined
 from service.settings import Settings
 
-SPLITS = ("train", "val", "test")
 REPORT_ROWS = 1000  # of each kind in a report; more would only hide the first
 
 
@@ -69,9 +67,9 @@ def run(version: DatasetVersion, settings: Settings, on_progress: Callable[[int,
         "rejected": rejected,
         "skipped": layout.skipped[:REPORT_ROWS],
         **_duplicate_report(groups, items),
-        "warnings": _warnings(rejected, counts),
+        "warnings": warnings(rejected, counts),
     }
-    return _summary(items, counts, kept, size, report, layout.several_labels)
+    return _summary(items, kept, size, report, layout.several_labels)
 
 
 def read_layout(archive: Path, settings: Settings) -> Layout:
@@ -91,12 +89,11 @@ def publish(session: Session, version_id: str, imported: Imported) -> None:
 
 
 def ensure_cache(session: Session, version: DatasetVersion, size: int, settings: Settings) -> Path:
-    """The packed pixels of a ready version at this size, decoded from the archive when they are missing."""
+    """The packed pixels of a ready version at this size; missing ones are another version's, or decoded again."""
     cache = versions.cache_path(settings, version.id, size)
-    if cache.exists():
+    if cache.exists() or borrowing.borrow(session, version, size, settings):
         return cache
-    rows = session.scalars(select(Item.entry).where(Item.version_id == version.id).order_by(Item.ordinal))
-    entries = [Entry(**entry) for entry in rows]
+    entries = versions.entries(session, version)
     archive = versions.archive_path(settings, version.archive_sha256)
     for result in packing.pack(archive, entries, cache, size, settings):
         if result.error is not None:
@@ -183,32 +180,32 @@ def _duplicate_report(groups: list[duplicates.Group], items: list[dict[str, Any]
     }
 
 
-def _warnings(rejected: list[dict[str, Any]], counts: Counter[str]) -> list[dict[str, str]]:
-    warnings = []
+def warnings(rejected: list[dict[str, Any]], counts: Counter[str]) -> list[dict[str, str]]:
+    """What a report warns of; `counts` are the pictures of each class."""
+    found = []
     if rejected:
         hint = "see `rejected` for the reason of each"
-        warnings.append({"code": "rejected", "message": f"{len(rejected)} pictures were left out", "hint": hint})
+        found.append({"code": "rejected", "message": f"{len(rejected)} pictures were left out", "hint": hint})
     if max(counts.values()) > 10 * min(counts.values()):
         hint = "add pictures to the small classes, or set loss.class_weights to 'balanced'"
-        warnings.append({"code": "imbalanced", "message": "some classes have ten times others' pictures", "hint": hint})
-    return warnings
+        found.append({"code": "imbalanced", "message": "some classes have ten times others' pictures", "hint": hint})
+    return found
 
 
 def _summary(
     items: list[dict[str, Any]],
-    counts: Counter[str],
     kept: list[Result],
     size: int,
     report: dict[str, Any],
     several_labels: bool,
 ) -> Imported:
-    rows = sorted((item["image"], item["label"], item["split"]) for item in items)
-    splits = Counter(item["split"] for item in items)
+    rows = ((item["image"], item["label"], item["split"]) for item in items)
+    found = contents(rows, several_labels=several_labels)
     return Imported(
         items=items,
-        classes=[{"name": name, "count": counts[name]} for name in sorted(counts)],
-        splits={name: splits[name] for name in SPLITS},
-        digest=hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest(),
+        classes=found.classes,
+        splits=found.splits,
+        digest=found.digest,
         image_size=size,
         facts={
             "median_side": int(median(min(one.width, one.height) for one in kept)),

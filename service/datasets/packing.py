@@ -80,11 +80,16 @@ def choose_size(archive: Path, entries: Sequence[Entry], settings: Settings) -> 
     return max(SIZES[0], min(SIZES[1], round(side / SIZE_STEP) * SIZE_STEP))
 
 
-def keep_rows(target: Path, rows: Sequence[int]) -> None:
+def keep_rows(file: Path, rows: Sequence[int]) -> None:
     """Rewrite the file with these rows only, in this order."""
+    take_rows(file, rows, file)
+
+
+def take_rows(origin: Path, rows: Sequence[int], target: Path) -> None:
+    """`target` becomes the file of these rows of `origin`, in this order."""
     half = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
-        source = np.load(target, mmap_mode="r", allow_pickle=False)
+        source = np.load(origin, mmap_mode="r", allow_pickle=False)
         _allocate(half, (len(rows), *source.shape[1:]))
         with half.open("r+b") as file:
             np.lib.format.read_magic(file)

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from service import jobs
 from service.auto import DatasetFacts
-from service.datasets import archive
+from service.datasets import archive, suspects
 from service.db.tables import Dataset, DatasetVersion, Item, Job
 from service.errors import Conflict, InvalidValue, NotFound
 from service.ids import new_id, now
@@ -68,7 +68,7 @@ def find_version(session: Session, dataset: Dataset, number: int | None) -> Data
     """The version with this number, or the newest."""
     query = select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id)
     if number is not None:
-        query = query.where(DatasetVersion.number == number)
+        query = query.where(DatasetVersion.number == min(number, 2**31))
     version = session.scalar(query.order_by(DatasetVersion.number.desc()).limit(1))
     if version is None:
         raise NotFound(
@@ -87,6 +87,11 @@ def find_ready(session: Session, ref: str) -> DatasetVersion:
         if number and not (number.isascii() and number.isdigit() and len(number) < 10):
             raise InvalidValue("invalid_value", f"{ref!r}: the version is a number", param="/dataset")
         version = find_version(session, find_dataset(session, name), int(number) if number else None)
+    return ready(version)
+
+
+def ready(version: DatasetVersion) -> DatasetVersion:
+    """The version. Raises Conflict while it is importing, or when that failed."""
     if version.status != "ready":
         raise Conflict(
             "dataset_not_ready",
@@ -140,6 +145,7 @@ def delete_dataset(session: Session, dataset: Dataset, settings: Settings) -> li
         raise Conflict("dataset_in_use", f"{busy.id} still uses the dataset", hint="cancel the job or wait for its end")
     for job in session.scalars(select(Job).where(Job.version_id.in_(ids))):
         job.version_id = None
+    suspects.forget(session, suspects.of_versions(session, ids))
     session.execute(delete(Item).where(Item.version_id.in_(ids)))
     session.execute(delete(DatasetVersion).where(DatasetVersion.id.in_(ids)))
     session.delete(dataset)
@@ -148,6 +154,12 @@ def delete_dataset(session: Session, dataset: Dataset, settings: Settings) -> li
     kept = set(session.scalars(select(DatasetVersion.archive_sha256)))
     hashes = {version.archive_sha256 for version in mine} - kept
     return caches + [archive_path(settings, sha256) for sha256 in hashes]
+
+
+def entries(session: Session, version: DatasetVersion) -> list[archive.Entry]:
+    """Where the archive holds its pictures, by row of the packed cache."""
+    rows = session.scalars(select(Item.entry).where(Item.version_id == version.id).order_by(Item.ordinal))
+    return [archive.Entry(**entry) for entry in rows]
 
 
 def archive_path(settings: Settings, sha256: str) -> Path:

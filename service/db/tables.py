@@ -138,6 +138,28 @@ class Item(Base):
     entry: Mapped[Json]  # where the archive holds the bytes
 
 
+class Analysis(Base):
+    """What an `analyse` job found in a version; `summary` is about all of it. See service.datasets.suspects."""
+
+    __tablename__ = "analyses"
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    version_id: Mapped[str] = mapped_column(ForeignKey("dataset_versions.id"), index=True)
+    model_version_id: Mapped[str | None] = mapped_column(ForeignKey("model_versions.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    summary: Mapped[Json]
+    created_at: Mapped[float]
+
+
+class Suspect(Base):
+    """A picture whose label is probably wrong, as the list shows it."""
+
+    __tablename__ = "suspects"
+    analysis_id: Mapped[str] = mapped_column(ForeignKey("analyses.id", ondelete="CASCADE"), primary_key=True)
+    rank: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)  # 1 is the likeliest
+    reason: Mapped[str]
+    data: Mapped[Json]
+
+
 class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (

@@ -11,7 +11,8 @@ const PAGE = 120; // items, and so at most thumbnails, of one request
 const KEPT_PAGES = 6;
 const CELL = 116; // px, with its gap
 
-export function gallery({ where, filter, total, anywhere, onOpen, signal }) {
+/** `mark(item)` says what a thumbnail shows of its picture: `note`, and `picked` where pictures can be selected. */
+export function gallery({ where, filter, total, anywhere, onOpen, mark, signal }) {
   const pages = new Map(); // number -> rows, the latest used last
   const cursors = [undefined]; // where each page begins
   const cells = new Map(); // index -> element
@@ -26,7 +27,7 @@ export function gallery({ where, filter, total, anywhere, onOpen, signal }) {
     space,
   );
   new ResizeObserver(() => draw()).observe(box);
-  return h("div", {}, said, box);
+  return { element: h("div", {}, said, box), refresh: () => cells.forEach((cell) => cell.dress()) };
 
   function draw() {
     if (!box.isConnected || signal.aborted) return;
@@ -49,6 +50,10 @@ export function gallery({ where, filter, total, anywhere, onOpen, signal }) {
     let cell = cells.get(index);
     if (!cell) {
       cell = thumbnail(where, item, () => onOpen(item));
+      const [words, note] = [cell.title, h("span.note", { hidden: true })];
+      cell.append(note);
+      cell.dress = () => dress(cell, note, words, mark(item));
+      cell.dress();
       cells.set(index, cell);
       space.append(cell);
     }
@@ -84,6 +89,14 @@ export function gallery({ where, filter, total, anywhere, onOpen, signal }) {
     pages.set(number, data);
     if (pages.size > KEPT_PAGES) pages.delete(pages.keys().next().value);
   }
+}
+
+function dress(cell, place, words, { note, picked }) {
+  place.textContent = note || "";
+  place.hidden = !note;
+  cell.setAttribute("aria-label", note ? `${words}: ${note}` : words);
+  if (picked === undefined) cell.removeAttribute("aria-pressed");
+  else cell.setAttribute("aria-pressed", String(picked));
 }
 
 /** One small picture as a button. A few pixels stay pixels: nothing is smoothed that was not there. */

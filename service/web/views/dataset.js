@@ -1,12 +1,13 @@
 // One dataset: how its import went, what was left out and why, and the pictures themselves.
 
 import { get, path, remove, rows } from "../api.js";
+import { browse } from "../browse.js";
+import { changesOf } from "../changes.js";
 import { h, show } from "../dom.js";
 import * as format from "../format.js";
-import { gallery } from "../gallery.js";
 import { ask, badge, bar, card, choice, doing, errorBox, facts, field, progress, table } from "../parts.js";
-import { picture } from "../picture.js";
 import { go, link } from "../router.js";
+import { suspectsCard } from "../suspects.js";
 
 export async function view({ args: [name, wanted], signal }) {
   const versions = await rows(path("datasets", name, "versions"), {}, { signal });
@@ -25,7 +26,7 @@ export async function view({ args: [name, wanted], signal }) {
     ),
   ];
   const body = h("div.stack");
-  fill(body, name, version, signal);
+  fill(body, name, version, versions[0].number, signal);
   return [head(title, name, version, versions), body, differencesCard(name, version, versions)];
 }
 
@@ -73,9 +74,17 @@ function head(title, name, version, versions) {
   ];
 }
 
-function fill(body, name, version, signal) {
-  if (version.status === "ready") show(body, summary(version), report(version.report), pictures(name, version, signal));
-  else follow(body, name, version, signal);
+function fill(body, name, version, newest, signal) {
+  if (version.status !== "ready") return void follow(body, name, version, signal);
+  const changes = changesOf(name, version, newest);
+  show(
+    body,
+    summary(version),
+    report(version.report),
+    suspectsCard(name, version, changes, signal),
+    browse(name, version, changes, signal),
+    changes.element,
+  );
 }
 
 /** The import, as it goes on; when it has ended, the pictures. */
@@ -144,10 +153,16 @@ function report(found) {
     ),
   ].flat().filter(Boolean);
   return card(
-    "Import report",
-    h("p", {}, `${format.several(found.accepted, "picture")} accepted.`),
+    found.edited ? "Report" : "Import report",
+    h("p", {}, found.edited ? edited(found) : `${format.several(found.accepted, "picture")} accepted.`),
     parts.length ? parts : h("p.muted", {}, "Nothing to complain about: no broken pictures, no duplicates."),
   );
+}
+
+function edited({ accepted, edited: { from, relabelled, moved, removed } }) {
+  const done = [[relabelled, "relabelled"], [moved, "moved"], [removed, "removed"]].filter(([count]) => count);
+  const words = done.map(([count, what]) => `${format.count(count)} ${what}`).join(", ");
+  return `Version ${from} with changes: ${words}. It has ${format.several(accepted, "picture")}.`;
 }
 
 function listed(title, data, columns) {
@@ -170,33 +185,4 @@ function groups(title, data, explanation) {
     h("p.muted", {}, explanation),
     h("ul.plain", {}, data.slice(0, 200).map(line)),
   );
-}
-
-function pictures(name, version, signal) {
-  const where = path("datasets", name, "versions", String(version.number), "items");
-  const place = h("div");
-  const label = choice([["", "All classes"], ...version.classes.map((row) => [row.name, row.name])], "");
-  const split = choice([["", "All splits"], ["train", "train"], ["val", "val"], ["test", "test"]], "");
-  const total = () => {
-    if (label.value && split.value) return null; // only known once all are loaded
-    if (label.value) return version.classes.find((row) => row.name === label.value).count;
-    return split.value ? version.splits[split.value] : version.image_count;
-  };
-  const refresh = () => {
-    const filter = { label: label.value, split: split.value };
-    show(
-      place,
-      gallery({
-        where,
-        filter,
-        total: total(),
-        anywhere: !filter.label && !filter.split,
-        onOpen: (item) => picture(where, item),
-        signal,
-      }),
-    );
-  };
-  for (const control of [label, split]) control.addEventListener("change", refresh);
-  refresh();
-  return card("Pictures", h("div.row", {}, field("Class", label), field("Split", split)), place);
 }

@@ -94,7 +94,7 @@ function draw(job, state, said) {
       ["Took", format.since(job.started_at, job.finished_at)],
       job.device && ["Device", job.device],
       job.attempt > 1 && ["Attempt", format.count(job.attempt)],
-      job.dataset && ["Dataset", job.dataset],
+      job.dataset && ["Dataset", h("a", { href: link("dataset", job.dataset.split("@")) }, job.dataset)],
     ]),
   );
 }

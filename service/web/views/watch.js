@@ -74,7 +74,7 @@ const VERBS = {
   import: "Import",
   search: "Search for",
   export: "Bundle of",
-  analyse: "Analyse",
+  analyse: "Look for wrong labels in",
   evaluate: "Evaluate",
 };
 
