@@ -1,5 +1,7 @@
 """What only a GPU can show. Skipped without one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -48,3 +50,30 @@ def test_every_precision_learns_and_repeats_itself_to_the_bit(wanted: str) -> No
     first, accuracy = trained(wanted)
     assert accuracy > 0.9
     assert trained(wanted)[0] == first
+
+
+def test_pictures_that_do_not_fit_on_the_device_are_sent_ahead_and_are_the_same() -> None:
+    packed, labels = pictures()
+    rows = np.arange(COUNT)
+    whole = Split.of(packed, rows, labels, "cuda")
+    sent = replace(whole, on_device=None)
+    chosen = torch.randperm(COUNT, generator=torch.Generator().manual_seed(0)).split(32)
+    for one, other in zip(whole.batches(chosen), sent.batches(chosen), strict=True):
+        assert one.is_cuda
+        assert torch.equal(one, other)
+
+
+def test_compiled_steps_learn_what_eager_ones_learn() -> None:
+    prepare("cuda", 2)
+    network = build("classic", SIDE, CLASSES).to("cuda")
+    plan = precision.choose(network, SIDE, 32, "auto", "cuda")
+    found = precision.measure_compiled(network, SIDE, 32, plan, "cuda")
+    assert "error" not in found
+    packed, labels = pictures()
+    asked = {"network": "classic", "epochs": 3, "image_size": SIDE, "batch_size": 32}
+    spec = resolve(TrainSpec.model_validate(asked), DatasetFacts(COUNT, CLASSES, SIDE, grey=False))
+    split = Split.of(packed, np.arange(COUNT), labels, "cuda")
+    state = start(spec, CLASSES, 0, "cuda", {**plan, "compiled": True})
+    *_, last = train(state, Run(split, split, spec, plan, 0))
+    assert isinstance(last, EpochResult)
+    assert last.metrics["val/accuracy"] > 0.9
