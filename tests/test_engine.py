@@ -10,6 +10,7 @@ import torch
 
 from service.errors import Overloaded
 from service.inference.engine import Engine
+from service.inference.programs import Stored
 from service.settings import Settings
 from workers.training import export
 from workers.training.networks import build
@@ -30,9 +31,9 @@ def test_the_model_longest_unused_is_let_go_and_loaded_again_when_asked(program:
     loaded: list[str] = []
 
     def ask(name: str) -> None:
-        def read() -> bytes:
+        def read() -> Stored:
             loaded.append(name)
-            return program
+            return Stored(program)
 
         assert engine.submit(name, read, PIXELS).result(60).outputs.logits.shape == (1, 3)
 
@@ -48,9 +49,9 @@ def test_beyond_its_queue_it_refuses_at_once_and_answers_what_it_took(program: b
     engine = Engine(Settings(data=tmp_path, inference_queue=2, device="cpu"))
     go_on = threading.Event()
 
-    def read() -> bytes:
+    def read() -> Stored:
         go_on.wait(60)
-        return program
+        return Stored(program)
 
     try:
         first = engine.submit("a", read, PIXELS)

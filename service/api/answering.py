@@ -17,7 +17,9 @@ from service.api.context import DatabaseDep, SettingsDep
 from service.api.results import Wanted
 from service.db.tables import Model, ModelVersion, Shadow
 from service.errors import PayloadTooLarge, ServiceError
+from service.inference import choice
 from service.inference.engine import Engine, Scored
+from service.inference.programs import Stored
 from service.mirror import Mirror, Offer
 
 Picture = bytes | images.Pixels
@@ -125,9 +127,9 @@ class Answering:
         if not good:
             return None
 
-        def read() -> bytes:
+        def read() -> Stored:
             with self._db.read() as session:
-                return artifacts.read_blob(session, version.program_id)
+                return artifacts.program(session, version, choice.pick(version.card, self._settings))
 
         return await asyncio.wrap_future(self._engine.submit(version.id, read, np.stack(good)))
 

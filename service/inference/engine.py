@@ -9,17 +9,14 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 
 from service.errors import Overloaded
+from service.inference.programs import Outputs, Program, Stored, joined, load
 from service.settings import Settings
-
-if TYPE_CHECKING:
-    from service.inference.programs import Outputs, Program
 
 LOADED_OVER_STORED = 3  # memory of a loaded program over its stored bytes: weights, graph, buffers of a batch
 
@@ -28,7 +25,7 @@ LOADED_OVER_STORED = 3  # memory of a loaded program over its stored bytes: weig
 class Scored:
     """The program's outputs for the n pictures of one request, and how long it waited and ran, in milliseconds."""
 
-    outputs: "Outputs"
+    outputs: Outputs
     queue_ms: float
     model_ms: float
 
@@ -36,7 +33,7 @@ class Scored:
 @dataclass
 class _Request:
     version_id: str
-    read: Callable[[], bytes]
+    read: Callable[[], Stored]
     pixels: NDArray[np.uint8]  # (n, S, S, 3)
     future: Future[Scored] = field(default_factory=Future)
     queued_at: float = field(default_factory=time.perf_counter)
@@ -53,8 +50,8 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def submit(self, version_id: str, read: Callable[[], bytes], pixels: NDArray[np.uint8]) -> Future[Scored]:
-        """Queues (n, S, S, 3) pixels for a model version. `read` gives its program's bytes if it must be loaded."""
+    def submit(self, version_id: str, read: Callable[[], Stored], pixels: NDArray[np.uint8]) -> Future[Scored]:
+        """Queues (n, S, S, 3) pixels for a model version. `read` gives its program if it must be loaded."""
         request = _Request(version_id, read, pixels)
         with self._changed:
             waiting = sum(len(other.pixels) for other in self._waiting)
@@ -65,7 +62,7 @@ class Engine:
         return request.future
 
     def submit_if_idle(
-        self, version_id: str, read: Callable[[], bytes], pixels: NDArray[np.uint8]
+        self, version_id: str, read: Callable[[], Stored], pixels: NDArray[np.uint8]
     ) -> Future[Scored] | None:
         """As `submit`, for what nobody waits for: None when a request waits. Loads the program in this thread."""
         if not self._is_loaded(version_id):
@@ -109,8 +106,6 @@ class Engine:
             return [request for request in batch if request.future.set_running_or_notify_cancel()] or self._take()
 
     def _answer(self, batch: list[_Request]) -> None:
-        from service.inference.programs import joined
-
         program = self._program(batch[0])
         started = time.perf_counter()
         pixels = batch[0].pixels if len(batch) == 1 else np.concatenate([request.pixels for request in batch])
@@ -124,7 +119,7 @@ class Engine:
             request.future.set_result(Scored(outputs[start:end], waited_ms, model_ms))
             start = end
 
-    def _program(self, request: _Request) -> "Program":
+    def _program(self, request: _Request) -> Program:
         with self._models:
             if request.version_id in self._loaded:
                 self._loaded.move_to_end(request.version_id)
@@ -133,18 +128,16 @@ class Engine:
         self._remember(request.version_id, program, size)
         return program
 
-    def _load(self, read: Callable[[], bytes]) -> tuple["Program", int]:
-        from service.inference.programs import load, pick_device  # seconds, and only for a process that predicts
-
-        data = read()
+    def _load(self, read: Callable[[], Stored]) -> tuple[Program, int]:
+        stored = read()
         threads = self._settings.inference_threads or psutil.cpu_count() or 1
-        return load(data, pick_device(self._settings.device), threads), len(data) * LOADED_OVER_STORED
+        return load(stored, self._settings.device, threads), len(stored.data) * LOADED_OVER_STORED
 
     def _is_loaded(self, version_id: str) -> bool:
         with self._models:
             return version_id in self._loaded
 
-    def _remember(self, version_id: str, program: "Program", size: int) -> None:
+    def _remember(self, version_id: str, program: Program, size: int) -> None:
         """Keeps it, and lets the models longest unused go beyond the limit."""
         with self._models:
             self._loaded[version_id] = (program, size)
