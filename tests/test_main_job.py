@@ -34,10 +34,10 @@ def test_digits_are_learned_and_answered_over_http_exactly_as_evaluated(shared: 
     assert card["certificate"]["passed"]
     assert card["weights_sha256"] == job["result"]["weights_sha256"]
 
-    _http_equals_evaluation(shared, body, report)
+    http_equals_evaluation(shared, body, report)
 
 
-def _http_equals_evaluation(fovea: Fovea, body: bytes, report: dict) -> None:
+def http_equals_evaluation(fovea: Fovea, body: bytes, report: dict) -> None:
     items, after = [], None
     while True:
         page = fovea.http.get(

@@ -17,7 +17,7 @@ from service.datasets import versions
 from service.db.tables import Bundle, DatasetVersion, Item, Job, Model, ModelVersion
 from service.errors import InternalError
 from service.inference import score
-from service.inference.programs import Program, load
+from service.inference.programs import Program, Stored, load
 from workers.bundle import build
 from workers.context import Context
 from workers.training.onnx import to_onnx
@@ -36,7 +36,7 @@ def run(context: Context, job: Job) -> None:
         program = artifacts.read_blob(session, version.program_id)
         pictures = _pictures(context, session, version)
     card = {"model": name, "version": version.number, "task": "single_label", **version.card}
-    served = load(program, "cpu", context.settings.threads or psutil.cpu_count(logical=False) or 1)
+    served = load(Stored(program), "cpu", context.settings.threads or psutil.cpu_count(logical=False) or 1)
     goldens = [_golden(*one, served, card) for one in (*pictures, *build.noise(card["image_size"]))]
     context.let_go()
     bundle = build.archive(to_onnx(program), card, goldens)

@@ -170,6 +170,13 @@ def _source(session: Session, spec: TrainSpec) -> tuple[TrainSpec, Source | None
         model, version = artifacts.find_version(session, str(spec.initial_weights))
     except NotFound as error:
         raise InvalidValue(error.code, error.detail, hint=error.hint, param="/spec/initial_weights") from error
+    if "imported" in version.card["lineage"]:
+        raise InvalidValue(
+            "weights_not_trainable",
+            f"{spec.initial_weights} was imported: its network can answer, but not learn on",
+            hint="begin with a model that was trained here",
+            param="/spec/initial_weights",
+        )
     theirs = version.card["lineage"]["spec"]
     mine = spec.network if isinstance(spec.network, str) else spec.network.model_dump(mode="json")
     if mine not in ("auto", theirs["network"]):
@@ -188,7 +195,7 @@ def list_jobs(
     session: Reading,
     page: PageDep,
     status: Annotated[str | None, Query(pattern="^(" + "|".join(JOB_STATUSES) + ")$")] = None,
-    type: Literal["import", "train", "search", "export", "analyse"] | None = None,
+    type: Literal["import", "import_model", "train", "search", "export", "analyse"] | None = None,
     model: str | None = None,
     parent: Annotated[str | None, Query(description="a search: lists its trials")] = None,
 ) -> dict[str, Any]:

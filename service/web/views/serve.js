@@ -76,6 +76,7 @@ function modelCard(versions) {
           value: (row) => String(row.certificate.passed),
           cell: (row) => badge(row.certificate.passed ? "passed" : "failed"),
         },
+        { title: "Engine", value: (row) => row.certificate.engine },
         {
           title: "Weights",
           value: (row) => row.weights_sha256,

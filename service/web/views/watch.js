@@ -72,6 +72,7 @@ const done = (job) => (fraction(job) === undefined ? "–" : format.percent(frac
 const VERBS = {
   train: "Train",
   import: "Import",
+  import_model: "Import",
   search: "Search for",
   export: "Bundle of",
   analyse: "Look for wrong labels in",
