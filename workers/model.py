@@ -126,7 +126,7 @@ def _card(
         "weights_sha256": weights_sha256(network.state_dict()),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "dataset": job.dataset,
-        "metrics": _metrics(evaluation) | {"best_epoch": learned.state.counters.best_epoch},
+        "metrics": metrics_of(evaluation) | {"best_epoch": learned.state.counters.best_epoch},
         "certificate": certificate,
         "lineage": {
             "job": job.id,
@@ -141,7 +141,8 @@ def _card(
     }
 
 
-def _metrics(evaluation: dict[str, Any]) -> dict[str, float]:
+def metrics_of(evaluation: dict[str, Any]) -> dict[str, float]:
+    """What a card says of the quality, for lists."""
     found = {"accuracy": evaluation["accuracy"]["value"]}
     if "mean_average_precision" in evaluation:
         found["mean_average_precision"] = evaluation["mean_average_precision"]

@@ -85,6 +85,9 @@ def create(session: Session, body: ExportRequest) -> Answer:
     """The export job; the one that is making the bundle already, if there is one. Raises Conflict when it is made."""
     model, version = artifacts.find_version(session, body.model)
     name = f"{model.name}:{version.number}"
+    if made_of := version.card["lineage"].get("quantised_from"):
+        hint = f"take the bundle of {made_of['model']}, of which it was made"
+        raise Conflict("no_bundle_of_int8", f"{name} is in eight bits, for the engines here", hint=hint)
     if session.get(Bundle, version.id) is not None:
         raise Conflict("bundle_exists", f"{name} has its bundle", hint=f"GET /v1/models/{name}/bundle")
     spec = {"model": name, "version_id": version.id}

@@ -150,6 +150,17 @@ EXPORT_JOB = {
     "model": "flowers",
     "dataset": None,
 }
+INT8 = {"type": "export", "model": "flowers:3", "int8": {"max_drop": 0.01}}
+INT8_JOB = {
+    **EXPORT_JOB,
+    "spec": {
+        "model": "flowers:3",
+        "version_id": "mv_06b2c9a1",
+        "image_size": 64,
+        "int8": {"max_drop": 0.01, "even_if_slower": False},
+    },
+    "dataset": "flowers@1",
+}
 ANALYSE = {"type": "analyse", "dataset": "flowers@1"}
 ANALYSE_JOB = {
     **IMPORT_JOB,

@@ -8,6 +8,7 @@ from service.errors import InternalError
 from service.inference.programs import TORCH, Backend, parse
 from service.settings import Settings
 
+INT8 = (Backend("onnxruntime", "int8"), Backend("openvino", "int8"))
 GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 
 
@@ -39,6 +40,13 @@ def pace(milliseconds: dict[str, float]) -> float:
     for size, each in milliseconds.items():
         product *= each / int(size)
     return float(product ** (1 / max(len(milliseconds), 1)))
+
+
+def of_int8(settings: Settings) -> list[Backend]:
+    """The engines that may serve a version in eight bits here: none on a graphics card, which torch serves."""
+    if on_gpu(settings.device):
+        return []
+    return [one for one in INT8 if settings.engine in ("auto", one.name) and runs_here(one)]
 
 
 def runs_here(backend: Backend) -> bool:

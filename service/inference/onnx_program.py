@@ -28,6 +28,13 @@ def pack(model: bytes, **head: Any) -> bytes:
     return buffer.getvalue()
 
 
+def unpack(data: bytes) -> tuple[bytes, dict[str, Wide]]:
+    """The model and the head of what was packed."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as files:
+        head = {name: files[name].astype(np.float64) for name in files.files if name != "model"}
+        return files["model"].tobytes(), head
+
+
 class OnnxProgram:
     def __init__(self, run: Run, head: "Head | None") -> None:
         self._run = run
@@ -72,9 +79,7 @@ def _distances(a: Wide, b: Wide) -> Wide:
 
 def load(data: bytes, backend: Backend, threads: int) -> OnnxProgram:
     threadpool_limits(1, "blas")  # for the process: numpy's own threads would only be in the engine's way
-    with np.load(io.BytesIO(data), allow_pickle=False) as files:
-        model = files["model"].tobytes()
-        head = {name: files[name].astype(np.float64) for name in files.files if name != "model"}
+    model, head = unpack(data)
     run = (_openvino if backend.name == "openvino" else _onnxruntime)(model, backend.precision, threads)
     return OnnxProgram(run, Head(**head) if head else None)
 
@@ -96,7 +101,7 @@ def _openvino(model: bytes, precision: str, threads: int) -> Run:
 
     core = openvino.Core()
     settings = {
-        "INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(precision, precision),
+        "INFERENCE_PRECISION_HINT": "f32" if precision in ("fp32", "int8") else precision,
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",

@@ -64,7 +64,8 @@ class Backend:
 
     @property
     def kind(self) -> str:
-        """Which of a model version's programs it runs: bf16 is made of fp32 when the program is loaded."""
+        """Which of a model version's programs it runs: bf16 is made of fp32 when the program is loaded, and a version
+        in int8 has no other."""
         return "torch" if self.name == "torch" else "onnx"
 
 

@@ -38,18 +38,18 @@ def without(model: bytes, output: str) -> bytes:
     """The model without one of its outputs, and without what only that needed."""
     proto = onnx.load_from_string(model)
     graph = proto.graph
-    _keep(graph.output, lambda one: one.name != output)
+    keep(graph.output, lambda one: one.name != output)
     needed = {one.name for one in graph.output}
     for node in reversed(graph.node):  # in the order of computation
         if needed & set(node.output):
             needed.update(node.input)
-    _keep(graph.node, lambda node: bool(needed & set(node.output)))
-    _keep(graph.initializer, lambda one: one.name in needed)
-    _keep(graph.value_info, lambda one: one.name in needed)
+    keep(graph.node, lambda node: bool(needed & set(node.output)))
+    keep(graph.initializer, lambda one: one.name in needed)
+    keep(graph.value_info, lambda one: one.name in needed)
     return bytes(proto.SerializeToString(deterministic=True))
 
 
-def _keep(field: Any, wanted: Callable[[Any], bool]) -> None:
+def keep(field: Any, wanted: Callable[[Any], bool]) -> None:
     kept = [one for one in field if wanted(one)]
     del field[:]
     field.extend(kept)
