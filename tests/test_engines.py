@@ -153,8 +153,8 @@ def test_what_serves_is_what_was_evaluated_and_torch_stays_out(engine: str, tmp_
         assert certificate["engine"] != "torch fp32", certificate
         report = fovea.http.get("/v1/models/digits/evaluation").json()
         http_equals_evaluation(fovea, BODY, report)
-        _alone_as_together(fovea)
-        _strange_as_reported(fovea, report)
+        alone_as_together(fovea)
+        strange_as_reported(fovea, report)
         loaded = Path(f"/proc/{fovea.processes['service'].pid}/maps").read_text()
         assert "libtorch" not in loaded
         assert ("libopenvino" in loaded) == certificate["engine"].startswith("openvino")
@@ -174,7 +174,7 @@ def _classify(fovea: Fovea, pictures: list[bytes], **params: object) -> list[dic
     return answer.json()["results"]
 
 
-def _alone_as_together(fovea: Fovea) -> None:
+def alone_as_together(fovea: Fovea) -> None:
     pictures = _pictures(fovea)[:20]
     for picture, together in zip(pictures, _classify(fovea, pictures), strict=True):
         alone = _classify(fovea, [picture])[0]
@@ -182,7 +182,7 @@ def _alone_as_together(fovea: Fovea) -> None:
         assert alone["probability"] == pytest.approx(together["probability"], abs=2e-6)
 
 
-def _strange_as_reported(fovea: Fovea, report: dict) -> None:
+def strange_as_reported(fovea: Fovea, report: dict) -> None:
     """Thresholds were fitted on the strangeness that this engine gives."""
     row = report["out_of_distribution"][-1]
     pictures = _pictures(fovea)

@@ -75,7 +75,7 @@ def run(context: Context, job: Job) -> None:
     program = pack(small, **head)
     with tempfile.TemporaryDirectory() as folder:
         now_serving, tried, failed = _try(context, source, program, pictures, Path(folder))
-    chosen, certificate = _choose(job, source, now_serving, tried, failed, engines.threads_of(context.settings))
+    chosen, certificate = choose(job, source, now_serving, tried, failed, engines.threads_of(context.settings))
     _register(context, job, source, program, hashlib.sha256(small).hexdigest(), chosen, certificate, pictures)
 
 
@@ -171,7 +171,7 @@ def _judged(source: Source, backend: Backend, found: Answered, before: Answered,
 # --- which is taken --------------------------------------------------------------------------------------------------
 
 
-def _choose(
+def choose(
     job: Job, source: Source, before: Answered, tried: list[Tried], failed: list[dict[str, Any]], threads: int
 ) -> tuple[Tried, dict[str, Any]]:
     """The fastest that loses no more than it may, with its certificate. Raises InvalidValue when there is none."""

@@ -3,7 +3,7 @@
 import json
 import zipfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -63,6 +63,26 @@ def bundle(
     out.print(f"{target}: {len(data) / 2**20:.1f} MiB")
 
 
+@models.command("quantise")
+def quantise(
+    ref: str,
+    max_drop: Annotated[float, typer.Option(help="of accuracy on the test split, as a share")] = 0.01,
+    even_if_slower: Annotated[
+        bool, typer.Option("--even-if-slower", help="also where this machine answers sooner without it")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a version in eight bits of a model version: the model's next, unless it loses too much."""
+    with connect() as fovea:
+        job = fovea.wait(fovea.quantise(ref, max_drop, even_if_slower=even_if_slower)["id"])
+    if job["status"] != "succeeded":
+        raise _ended(job)
+    result = job["result"]
+    accuracy = result["compared"]["accuracy"]
+    shown = result | {"accuracy": f"{accuracy['b']:.4f}", "before": f"{accuracy['a']:.4f}"}
+    show(result if as_json else [shown], as_json, ("model", "version", "quantised_from", "accuracy", "before"))
+
+
 @models.command("import")
 def import_bundle(
     path: Path,
@@ -73,9 +93,14 @@ def import_bundle(
     with connect() as fovea:
         job = fovea.wait(fovea.import_bundle(name or _name_in(path), path)["id"])
     if job["status"] != "succeeded":
-        error = job["error"] or {"code": job["status"], "message": "the import was cancelled"}
-        raise FoveaError(0, {**error, "detail": error["message"]})
+        raise _ended(job)
     show(job["result"] if as_json else [job["result"]], as_json, ("model", "version", "weights_sha256"))
+
+
+def _ended(job: dict[str, Any]) -> FoveaError:
+    """Of a job that did not succeed."""
+    error = job["error"] or {"code": job["status"], "message": "the job was cancelled"}
+    return FoveaError(0, {**error, "detail": error["message"]})
 
 
 def _name_in(path: Path) -> str:

@@ -60,6 +60,7 @@ function verdict(found, version, ref) {
       ["Parameters", format.count(version.parameters)],
       ["Picture", `${version.image_size} px`],
       ["Trained on", version.dataset],
+      version.lineage.quantised_from && ["In eight bits of", version.lineage.quantised_from.model],
       ["Certificate", version.certificate.passed ? "passed" : "failed"],
       ["Served by", version.certificate.engine],
     ]),
@@ -68,7 +69,7 @@ function verdict(found, version, ref) {
       "div.row",
       {},
       h("a.button.primary", { href: link("ask", [ref]) }, "Ask it about a picture"),
-      h("a.button", { href: link("watch", [version.job]) }, "How it was trained"),
+      h("a.button", { href: link("watch", [version.lineage.job ?? version.job]) }, "How it was trained"),
     ),
   );
 }

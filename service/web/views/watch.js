@@ -81,5 +81,6 @@ const VERBS = {
 
 export function what(job) {
   const name = (["import", "analyse"].includes(job.type) ? job.dataset : job.model) || job.dataset || "";
-  return job.parent ? `Trial ${job.trial} of ${name}` : `${VERBS[job.type] || job.type} ${name}`;
+  const verb = job.spec?.int8 ? "Quantise" : VERBS[job.type] || job.type;
+  return job.parent ? `Trial ${job.trial} of ${name}` : `${verb} ${name}`;
 }
