@@ -42,6 +42,23 @@ def to_int8(model: bytes, pictures: Iterator[Pixels]) -> bytes:
     Weights have seven bits: on processors without VNNI sums of eight would be cut off, and answers be others there.
     Raises NotQuantisable; ends as `pictures` does when that raises.
     """
+    reader = _Reader(pictures)
+    try:
+        made = _quantised(model, reader)
+    except NotQuantisable:
+        raise
+    except Exception as error:  # whatever a network's operators make of it, but for what the pictures raise
+        if reader.failed:
+            raise
+        reason = (str(error) or repr(error)).splitlines()[0][:200]
+        raise NotQuantisable(f"its operators cannot be written in eight bits: {reason}") from error
+    del made.metadata_props[:]
+    used = {node.domain for node in made.graph.node}
+    keep(made.opset_import, lambda one: one.domain in used)
+    return bytes(made.SerializeToString(deterministic=True))
+
+
+def _quantised(model: bytes, reader: "_Reader") -> Any:
     from onnxruntime import quantization
 
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +72,7 @@ def to_int8(model: bytes, pictures: Iterator[Pixels]) -> bytes:
         quantization.quantize_static(
             whole,
             small,
-            _Reader(pictures),
+            reader,
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=KINDS,
             nodes_to_exclude=[node.name for node in named.graph.node if node.name not in inner],
@@ -65,11 +82,7 @@ def to_int8(model: bytes, pictures: Iterator[Pixels]) -> bytes:
             weight_type=quantization.QuantType.QInt8,
             calibrate_method=quantization.CalibrationMethod.MinMax,
         )
-        made = onnx.load(small)
-    del made.metadata_props[:]
-    used = {node.domain for node in made.graph.node}
-    keep(made.opset_import, lambda one: one.domain in used)
-    return bytes(made.SerializeToString(deterministic=True))
+        return onnx.load(small)
 
 
 def _folded(model: bytes, path: Path) -> Any:
@@ -88,9 +101,14 @@ class _Reader:
 
     def __init__(self, pictures: Iterator[Pixels]) -> None:
         self._pictures = pictures
+        self.failed = False
 
     def get_next(self) -> dict[str, Pixels] | None:
-        batch = next(self._pictures, None)
+        try:
+            batch = next(self._pictures, None)
+        except BaseException:
+            self.failed = True
+            raise
         return None if batch is None else {"images": batch}
 
 
