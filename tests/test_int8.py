@@ -6,12 +6,14 @@ import tempfile
 import httpx
 import numpy as np
 import pytest
+from playwright.sync_api import Browser, expect
 
 from service import comparison
 from service.db.tables import Job, ModelVersion
 from service.errors import InvalidValue
 from service.inference import choice, onnx_program
 from service.inference.programs import TORCH, Outputs, Stored, load, parse
+from tests.browser import sign_in
 from tests.conftest import Fovea, _fovea, colours_zip, make_zip, png
 from tests.test_bundle import SPEC as SMALL
 from tests.test_bundle import bundle_of
@@ -99,6 +101,18 @@ def stages(trained: Fovea) -> None:
     assert "digits:1" in check(started, 422, "weights_not_trainable")["hint"]
     analysed = trained.http.post("/v1/jobs", json={"type": "analyse", "dataset": "digits", "model": "digits:2"})
     assert check(analysed, 422, "model_quantised")["param"] == "/model"
+
+
+def test_the_page_says_what_it_was_made_of(trained: Fovea, browser: Browser) -> None:
+    page, complaints = browser.new_page(), []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    sign_in(page, trained)
+    page.goto(f"{trained.url}/#/judge/digits%3A2")
+    expect(page.locator("dl.facts").first).to_contain_text("In eight bits of")
+    page.goto(f"{trained.url}/#/serve")
+    expect(page.locator("main")).to_contain_text("of digits:1, in eight bits")
+    assert complaints == []
+    page.close()
 
 
 def test_what_was_served_by_torch_and_what_has_several_labels_can_be_too(trained: Fovea) -> None:
