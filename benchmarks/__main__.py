@@ -3,6 +3,6 @@
 import subprocess
 import sys
 
-for name in ("import_pictures", "train_cpu", "job_overhead", "budgets", "serving", "mixed"):
+for name in ("import_pictures", "train_cpu", "job_overhead", "budgets", "engines", "serving", "mixed"):
     print(f"# {name}", flush=True)
     subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)

@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 
 from service.auto import DatasetFacts, resolve
-from service.inference.programs import load
+from service.inference.torch_program import load
 from service.spec import TrainSpec
 from workers import train_job
 from workers.training import evaluate, export

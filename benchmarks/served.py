@@ -16,11 +16,14 @@ from PIL import Image
 from service import artifacts, jobs
 from service.db import Database
 from service.db.migrate import upgrade
+from service.inference.onnx_program import pack
 from workers.training import export
 from workers.training.networks import build
+from workers.training.onnx import to_onnx
 
 MODELS = {"tiny": ("classic", 32), "resnet18": ("resnet18", 224)}
 CLASSES = 10
+ENGINES = ("openvino bf16", "openvino fp32")  # the second where a processor has no bf16
 
 
 def program(network: str, size: int) -> bytes:
@@ -36,19 +39,25 @@ def register(data: Path) -> None:
     database = Database(f"sqlite:///{data / 'fovea.db'}")
     upgrade(database)
     for name, (network, size) in MODELS.items():
-        blob = artifacts.write_chunks(database, program(network, size))
+        made = program(network, size)
+        blob = artifacts.write_chunks(database, made)
+        engines = {"onnx": artifacts.write_chunks(database, pack(to_onnx(made)))}
         card = {
             "weights_sha256": name,
             "parameters": 1,
             "classes": [f"class {number}" for number in range(CLASSES)],
             "image_size": size,
             "temperature": 1.0,
+            "certificate": {
+                "engine": ENGINES[0],
+                "candidates": [{"engine": one, "passed": True, "ms": {"1": 1}} for one in ENGINES],
+            },
             "strangeness": {"n": 100, "step": 1, "descending": np.linspace(9, 1, 100).tolist()},
         }
         with database.write() as session:
             job = jobs.submit(session, "train", spec={}, model=name)
             job.status = "succeeded"
-            artifacts.add_model_version(session, name, job.id, blob, card=card, evaluation={})
+            artifacts.add_model_version(session, name, job.id, blob, card=card, evaluation={}, engines=engines)
     database.dispose()
 
 

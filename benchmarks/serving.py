@@ -27,8 +27,11 @@ import psutil
 from benchmarks import served
 from benchmarks.service import KEY, free_port
 from service import images
-from service.inference.programs import load
+from service.inference.choice import runs_here
+from service.inference.onnx_program import pack
+from service.inference.programs import Stored, load, parse
 from service.settings import Settings
+from workers.training.onnx import to_onnx
 
 CLIENTS = 16
 BATCH = 8
@@ -63,7 +66,9 @@ def limit(name: str, seconds: float) -> dict[str, float]:
     """Pictures a second without HTTP, and milliseconds of one picture through decode and engine, and engine alone."""
     network, size = served.MODELS[name]
     most, sent = Settings().max_image_pixels, served.pictures(name)
-    program = load(served.program(network, size), "cpu", os.cpu_count() or 1)
+    names = [parse(name) for name in served.ENGINES]
+    backend = next(one for one in names if runs_here(one))
+    program = load(Stored(pack(to_onnx(served.program(network, size))), backend), "cpu", os.cpu_count() or 1)
 
     def decode(place: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         return images.decode(sent[place % len(sent)], size, max_pixels=most).pixels

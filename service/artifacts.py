@@ -13,9 +13,10 @@ from sqlalchemy.orm import Session
 
 from service import aliases, jobs
 from service.db import Database
-from service.db.tables import Blob, Bundle, Checkpoint, Chunk, Model, ModelVersion
+from service.db.tables import Blob, Bundle, Checkpoint, Chunk, EngineProgram, Model, ModelVersion
 from service.errors import InternalError, NotFound
 from service.ids import new_id, now
+from service.inference.programs import Backend, Stored
 from service.jobs import Hold
 
 CHUNK_BYTES = 1024**2
@@ -114,10 +115,12 @@ def add_model_version(
     card: dict[str, Any],
     evaluation: dict[str, Any],
     answers: dict[str, Any] | None = None,
+    engines: dict[str, Blob] | None = None,
 ) -> ModelVersion:
     """Registers the program as the next version of the model. `card` carries weights_sha256 and parameters.
 
-    `answers` are those of the evaluation, picture for picture, as `service.comparison` wants them.
+    `engines` are its other forms, by kind: see `program`. `answers` are those of the evaluation, picture for picture,
+    as `service.comparison` wants them.
     """
     model = session.scalar(select(Model).where(Model.name == name))
     if model is None:
@@ -141,7 +144,20 @@ def add_model_version(
     )
     session.add(version)
     session.flush()
+    for kind, blob in (engines or {}).items():
+        session.add(blob)
+        session.flush()
+        session.add(EngineProgram(version_id=version.id, kind=kind, blob_id=blob.id))
+    session.flush()
     return version
+
+
+def program(session: Session, version: ModelVersion, backend: Backend) -> Stored:
+    """The bytes by which a model version is served on this backend."""
+    if backend.kind == "torch":
+        return Stored(read_blob(session, version.program_id), backend)
+    row = session.get_one(EngineProgram, (version.id, backend.kind))
+    return Stored(read_blob(session, row.blob_id), backend)
 
 
 def bundle(session: Session, ref: str) -> Blob:

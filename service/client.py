@@ -164,6 +164,21 @@ class Fovea:
             raise FoveaError(0, ended["error"] or {"code": ended["status"], "detail": "the export was cancelled"})
         return self._ask("GET", path).content
 
+    def quantise(self, ref: str, max_drop: float = 0.01, *, even_if_slower: bool = False) -> Json:
+        """The export job that makes a version in eight bits, if its accuracy drops by no more than that."""
+        int8 = {"max_drop": max_drop, "even_if_slower": even_if_slower}
+        body = {"type": "export", "model": ref, "int8": int8}
+        job: Json = self._ask("POST", "/v1/jobs", json=body, headers=_once()).json()
+        return job
+
+    def import_bundle(self, model: str, path: Path) -> Json:
+        """The import_model job that makes a bundle the next version of a model."""
+        with path.open("rb") as file:
+            headers = {"Content-Type": "application/zip", **_once()}
+            answer = self._ask("POST", f"/v1/models/{model}/versions:import", content=file, headers=headers)
+        job: Json = answer.json()
+        return job
+
     def classify(self, ref: str, *pictures: Path | bytes, top_k: int = 5, **more: Any) -> Json:
         """One picture goes as the raw body, several as multipart parts.
 

@@ -53,7 +53,7 @@ def compare(a: Json | None, b: Json | None) -> Json:
         "wrong_to_right": won,
         "accuracy": {"a": sum(x.right for x, _ in rows) / len(rows), "b": sum(y.right for _, y in rows) / len(rows)},
         "accuracy_difference": _difference(lost, won, len(rows)),
-        **_mcnemar(lost, won),
+        **mcnemar(lost, won),
         "changed": sorted(changed, key=lambda row: (row["change"], row["image"]))[:MAX_CHANGED],
     }
 
@@ -62,8 +62,8 @@ def _pairs(a: Json | None, b: Json | None) -> list[tuple[_Row, _Row]]:
     if a is None or b is None:
         raise Conflict(
             "answers_not_kept",
-            "one of the two was trained by a version of Fovea that kept no answers to compare",
-            hint="train it again",
+            "one of the two was imported, or trained by a version of Fovea that kept no answers to compare",
+            hint="train it here",
         )
     first, second = _rows(a), _rows(b)
     if [(row.image, row.label) for row in first] != [(row.image, row.label) for row in second]:
@@ -89,7 +89,8 @@ def _change(a: _Row, b: _Row) -> Json:
     return {"image": a.image, "label": a.label, "a": a.answer, "b": b.answer, "change": change}
 
 
-def _mcnemar(lost: int, won: int) -> dict[str, float]:
+def mcnemar(lost: int, won: int) -> dict[str, float]:
+    """The exact test of `lost` pictures that only the first answers rightly against `won` that only the second does."""
     if lost + won == 0:
         return {"p_value": 1.0, "p_worse": 1.0}
     from scipy.stats import binomtest  # half a second, and only for a service that compares

@@ -368,6 +368,8 @@ def _end(
     delete_checkpoints(session, job.id, keep)
     if job.type == "search":
         _end_trials(session, job)
+    if job.type == "import_model" and status != "succeeded":  # of what was refused nothing stays
+        session.execute(update(Blob).where(Blob.id == job.spec["blob_id"]).values(doomed=True))
     return _move(session, job, status, error["message"] if error else stop_reason)
 
 

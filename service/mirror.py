@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from service import artifacts, images, shadows
 from service.db import Database
 from service.db.tables import ModelVersion
+from service.inference import choice
 from service.inference.engine import Engine
+from service.inference.programs import Stored
 from service.inference.score import chances, labels
 from service.labels import joined
 from service.settings import Settings
@@ -103,9 +105,9 @@ class Mirror:
             _merge(self._counts[one.shadow_id], seen)
 
     def _seen(self, one: Offer) -> Counts:
-        def read() -> bytes:
+        def read() -> Stored:
             with self._db.read() as session:
-                return artifacts.read_blob(session, one.candidate.program_id)
+                return artifacts.program(session, one.candidate, choice.pick(one.candidate.card, self._settings))
 
         scoring = self._engine.submit_if_idle(one.candidate.id, read, self._pixels(one))
         if scoring is None:

@@ -28,6 +28,7 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(10 * GiB, gt=0, description="largest archive accepted")
     max_uploads: int = Field(100, gt=0, description="most resumable uploads that are open at the same time")
     upload_seconds: float = Field(7 * 86400, gt=0, description="a resumable upload without news for this long goes")
+    max_bundle_bytes: int = Field(GiB, gt=0, description="largest bundle that is imported as a model version")
     max_archive_entries: int = Field(200_000, gt=0, description="most entries in an archive")
     max_unpacked_bytes: int = Field(100 * GiB, gt=0, description="largest sum of unpacked sizes in an archive")
     max_image_bytes: int = Field(64 * MiB, gt=0, description="largest picture file")
@@ -57,6 +58,9 @@ class Settings(BaseSettings):
     weights_dir: Path | None = Field(None, description="folder of pretrained weights: <network>.safetensors or .pth")
     threads: int = Field(0, ge=0, description="threads of a training job; 0 is one per core")
 
+    engine: Literal["auto", "torch", "onnxruntime", "openvino"] = Field(
+        "auto", description="inference engine; auto is the fastest that was certified for the model version"
+    )
     model_memory_bytes: int = Field(2 * GiB, gt=0, description="memory for loaded models; least recently used go first")
     inference_threads: int = Field(0, ge=0, description="threads of the inference engine; 0 is one per core")
     inference_queue: int = Field(512, gt=0, description="pictures being answered beyond which 503 is answered")

@@ -208,11 +208,23 @@ class Budget(Strict):
     seconds: float = Field(ge=5, le=30 * 86400, description="of the whole job, export and judging included")
 
 
+class Int8(Strict):
+    """Eight bits instead of 32: the model's next version, unless it loses too much by it."""
+
+    max_drop: float = Field(
+        0.01, ge=0, lt=1, description="of accuracy on the test split, as a share, against the version it is made of"
+    )
+    even_if_slower: bool = Field(
+        False, description="also where this machine answers sooner without it: it may be meant for another"
+    )
+
+
 class ExportRequest(Strict):
-    """Makes the bundle of a model version: one zip that needs nothing of Fovea."""
+    """Makes a model version's bundle: one zip that needs nothing of Fovea. With `int8`, the next version."""
 
     type: Literal["export"]
     model: str = Field(max_length=200, description="'flowers', 'flowers:3' or 'flowers@production'")
+    int8: Int8 | None = Field(None, description="quantises the version; null: makes its bundle")
 
 
 class AnalyseRequest(Strict):

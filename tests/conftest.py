@@ -34,6 +34,7 @@ class Fovea:
             "FOVEA_PORT": str(self.port),
             "FOVEA_ADMIN_KEY": KEY,
             "FOVEA_POLL_SECONDS": "0.1",
+            "FOVEA_ENGINE": "torch",  # the choice among engines takes seconds, and is tested by itself
             "FOVEA_THREADS": "1",  # two threads wait for each other for ages where other work shares the cores
             **environment,
         }
@@ -122,9 +123,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fovea]:
         yield instance
 
 
-def _fovea(folder: Path) -> Iterator[Fovea]:
+def _fovea(folder: Path, **environment: str) -> Iterator[Fovea]:
     (folder / "data").mkdir()
-    instance = Fovea(folder / "data")
+    instance = Fovea(folder / "data", **environment)
     yield instance
     instance.http.close()
     instance.end(number=signal.SIGKILL)

@@ -11,6 +11,7 @@ import torch
 
 from service.errors import Overloaded
 from service.inference.engine import Engine
+from service.inference.programs import Stored
 from service.settings import Settings
 from workers.training import export
 from workers.training.networks import build
@@ -38,9 +39,9 @@ def test_the_model_longest_unused_is_let_go_and_loaded_again_when_asked(program:
     loaded: list[str] = []
 
     def ask(name: str) -> None:
-        def read() -> bytes:
+        def read() -> Stored:
             loaded.append(name)
-            return program
+            return Stored(program)
 
         assert engine.submit(name, read, PIXELS).result(60).outputs.logits.shape == (1, 3)
 
@@ -65,7 +66,7 @@ def test_places_are_bounded_and_free_again(engine: Engine) -> None:
 def test_it_refuses_what_would_wait_too_long(program: bytes, tmp_path: Path) -> None:
     engine = Engine(Settings(data=tmp_path, device="cpu", queue_seconds=1e-9))
     try:
-        engine.submit("a", lambda: program, PIXELS).result(60)
+        engine.submit("a", lambda: Stored(program), PIXELS).result(60)
         with engine.places("a", 1), pytest.raises(Overloaded) as refused, engine.places("a", 1):
             pass
         assert refused.value.headers["Retry-After"] == "1"
@@ -76,15 +77,15 @@ def test_it_refuses_what_would_wait_too_long(program: bytes, tmp_path: Path) -> 
 def test_one_model_is_answered_while_another_is_loaded(engine: Engine, program: bytes) -> None:
     go_on = threading.Event()
 
-    def slow() -> bytes:
+    def slow() -> Stored:
         go_on.wait(60)
-        return program
+        return Stored(program)
 
     waiting = [engine.submit("a", slow, PIXELS) for _ in range(3)]
     waiting[1].cancel()
-    assert engine.submit("b", lambda: program, PIXELS).result(60).outputs.logits.shape == (1, 3)
+    assert engine.submit("b", lambda: Stored(program), PIXELS).result(60).outputs.logits.shape == (1, 3)
     assert not waiting[0].done()
-    assert engine.submit_if_idle("b", lambda: program, PIXELS) is None
+    assert engine.submit_if_idle("b", lambda: Stored(program), PIXELS) is None
     go_on.set()
     assert waiting[0].result(60).queue_ms > 0
     assert waiting[2].result(60).outputs.logits.shape == (1, 3)
@@ -93,17 +94,17 @@ def test_one_model_is_answered_while_another_is_loaded(engine: Engine, program: 
 def test_a_program_that_cannot_be_loaded_fails_those_who_wait_and_is_tried_again(
     engine: Engine, program: bytes
 ) -> None:
-    assert isinstance(engine.submit("a", lambda: b"no program", PIXELS).exception(60), Exception)
-    assert engine.submit("a", lambda: program, PIXELS).result(60).outputs.logits.shape == (1, 3)
+    assert isinstance(engine.submit("a", lambda: Stored(b"no program"), PIXELS).exception(60), Exception)
+    assert engine.submit("a", lambda: Stored(program), PIXELS).result(60).outputs.logits.shape == (1, 3)
 
 
 def test_models_take_turns(engine: Engine, program: bytes) -> None:
     for name in ("a", "b"):
-        engine.submit(name, lambda: program, PIXELS).result(60)
+        engine.submit(name, lambda: Stored(program), PIXELS).result(60)
     done: list[str] = []
     many = np.zeros((64, 16, 16, 3), np.uint8)
-    flood = [engine.submit("a", lambda: program, many) for _ in range(20)]
-    one = engine.submit("b", lambda: program, PIXELS)
+    flood = [engine.submit("a", lambda: Stored(program), many) for _ in range(20)]
+    one = engine.submit("b", lambda: Stored(program), PIXELS)
     for future in flood:
         future.add_done_callback(lambda _: done.append("a"))
     one.add_done_callback(lambda _: done.append("b"))
@@ -116,8 +117,8 @@ def test_models_take_turns(engine: Engine, program: bytes) -> None:
 def test_requests_in_one_batch_get_their_own_rows(engine: Engine, program: bytes) -> None:
     random = np.random.default_rng(0)
     pictures = random.integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
-    alone = [engine.submit("a", lambda: program, one[None]).result(60).outputs.logits[0] for one in pictures]
-    together = [engine.submit("a", lambda: program, pictures[start : start + 5]) for start in range(0, 40, 5)]
+    alone = [engine.submit("a", lambda: Stored(program), one[None]).result(60).outputs.logits[0] for one in pictures]
+    together = [engine.submit("a", lambda: Stored(program), pictures[start : start + 5]) for start in range(0, 40, 5)]
     rows = np.concatenate([future.result(60).outputs.logits for future in together])
     np.testing.assert_allclose(rows, np.stack(alone), atol=1e-4)
 
@@ -125,9 +126,9 @@ def test_requests_in_one_batch_get_their_own_rows(engine: Engine, program: bytes
 def test_a_model_that_was_warmed_is_loaded_once(engine: Engine, program: bytes) -> None:
     reads: list[int] = []
 
-    def read() -> bytes:
+    def read() -> Stored:
         reads.append(1)
-        return program
+        return Stored(program)
 
     engine.warm("a", read)
     assert engine.submit("a", read, PIXELS).result(60).outputs.logits.shape == (1, 3)

@@ -34,10 +34,10 @@ def test_digits_are_learned_and_answered_over_http_exactly_as_evaluated(shared: 
     assert card["certificate"]["passed"]
     assert card["weights_sha256"] == job["result"]["weights_sha256"]
 
-    _http_equals_evaluation(shared, body, report)
+    http_equals_evaluation(shared, body, report)
 
 
-def _http_equals_evaluation(fovea: Fovea, body: bytes, report: dict) -> None:
+def http_equals_evaluation(fovea: Fovea, body: bytes, report: dict, ref: str = "digits:1") -> None:
     items, after = [], None
     while True:
         page = fovea.http.get(
@@ -54,7 +54,7 @@ def _http_equals_evaluation(fovea: Fovea, body: bytes, report: dict) -> None:
         for start in range(0, len(items), 100):
             chunk = items[start : start + 100]
             files = [("file", (item["path"], archive.read(item["path"]), "image/png")) for item in chunk]
-            answer = fovea.http.post("/v1/models/digits:1/classify", files=files)
+            answer = fovea.http.post(f"/v1/models/{ref}/classify", files=files)
             assert answer.status_code == 200, answer.text
             for item, result in zip(chunk, answer.json()["results"], strict=True):
                 if result["label"] != item["label"]:

@@ -9,7 +9,7 @@ from torchvision.models import get_model, get_model_weights
 
 from service.auto import DatasetFacts, explained, resolve
 from service.errors import InvalidValue
-from service.inference.programs import load
+from service.inference.torch_program import load
 from service.layers import LayersNetwork, shapes
 from service.networks import NETWORKS
 from service.spec import TrainSpec

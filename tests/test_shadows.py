@@ -21,6 +21,7 @@ from service.api import examples
 from service.db import Database
 from service.db.migrate import upgrade
 from service.inference.engine import Engine
+from service.inference.programs import TORCH, Stored
 from service.mirror import Mirror, Offer
 from service.settings import Settings
 from tests.conftest import Fovea, png
@@ -173,7 +174,7 @@ def test_what_is_offered_while_a_request_waits_is_dropped_and_counted(tmp_path: 
         aliases.put(session, model, "production", 1, "")
         shadow, _ = shadows.put(session, model, "production", 3, 1.0, "")
         versions = [artifacts.find_version(session, f"flowers:{number}")[1] for number in (1, 3)]
-        programs = [artifacts.read_blob(session, version.program_id) for version in versions]
+        programs = [artifacts.program(session, version, TORCH) for version in versions]
     engine = Engine(settings)
     mirror = Mirror(settings, database, engine)
     small = np.ascontiguousarray(PIXELS[:, :16, :16])
@@ -187,7 +188,7 @@ def test_what_is_offered_while_a_request_waits_is_dropped_and_counted(tmp_path: 
         with database.read() as session:
             return shadows.find(session, model, "production").dropped
 
-    def slow() -> bytes:
+    def slow() -> Stored:
         go_on.wait(60)
         return programs[0]
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from service.auto import DatasetFacts, explained, resolve
 from service.cost import cost, operations
 from service.errors import InvalidValue
-from service.inference.programs import load
+from service.inference.torch_program import load
 from service.layers import PRESETS
 from service.networks import work_while_growing
 from service.spec import TrainSpec

@@ -317,7 +317,7 @@ def test_schedules_start_peak_and_end_where_they_should() -> None:
 def test_the_exported_program_answers_as_the_network() -> None:
     spec = make_spec()
     network = start(spec, CLASSES, 1, "cpu", PLAN).network.eval()
-    from service.inference.programs import load
+    from service.inference.torch_program import load
 
     classifier = export.Classifier(network)
     program = load(export.export_program(classifier, 16), "cpu", 1)

@@ -1,4 +1,7 @@
-"""An export job: makes a model version's bundle, and proves it by the bundle's own check before anybody can have it."""
+"""An export job: makes a model version's bundle, and proves it by the bundle's own check before anybody can have it.
+
+One that asks for int8 makes the model's next version instead: see workers.quantise.
+"""
 
 import io
 import logging
@@ -17,7 +20,8 @@ from service.datasets import versions
 from service.db.tables import Bundle, DatasetVersion, Item, Job, Model, ModelVersion
 from service.errors import InternalError
 from service.inference import score
-from service.inference.programs import Program, load
+from service.inference.programs import Program, Stored, load
+from workers import quantise
 from workers.bundle import build
 from workers.context import Context
 from workers.training.onnx import to_onnx
@@ -30,13 +34,20 @@ CHECK_SECONDS = 600
 
 
 def run(context: Context, job: Job) -> None:
+    if "int8" in job.spec:
+        quantise.run(context, job)
+    else:
+        _bundle(context, job)
+
+
+def _bundle(context: Context, job: Job) -> None:
     with context.database.read() as session:
         version = session.get_one(ModelVersion, job.spec["version_id"])
         name = session.get_one(Model, version.model_id).name
         program = artifacts.read_blob(session, version.program_id)
         pictures = _pictures(context, session, version)
     card = {"model": name, "version": version.number, "task": "single_label", **version.card}
-    served = load(program, "cpu", context.settings.threads or psutil.cpu_count(logical=False) or 1)
+    served = load(Stored(program), "cpu", context.settings.threads or psutil.cpu_count(logical=False) or 1)
     goldens = [_golden(*one, served, card) for one in (*pictures, *build.noise(card["image_size"]))]
     context.let_go()
     bundle = build.archive(to_onnx(program), card, goldens)

@@ -11,14 +11,13 @@ import service
 from service import artifacts, comparison, estimates, jobs, measurements
 from service.cost import operations
 from service.db.tables import DatasetVersion, Job, Metric
-from service.errors import InternalError
 from service.ids import now, rfc3339
 from service.images import RESIZE
-from service.inference.programs import Program, load
 from service.spec import TrainSpec
+from workers.certified import certified
 from workers.context import Context
 from workers.pictures import Pictures
-from workers.training import evaluate, export, multilabel, trust
+from workers.training import evaluate, export, multilabel
 from workers.training.state import TrainState, network_of, weights_sha256
 
 
@@ -45,6 +44,7 @@ class Made:
     """A certified program with all that is known of it."""
 
     program: bytes
+    engines: dict[str, bytes]  # its other forms, by kind
     card: dict[str, Any]
     evaluation: dict[str, Any]
     answers: dict[str, Any]  # to each test picture, for comparisons with other versions
@@ -56,44 +56,33 @@ def make_model(context: Context, job: Job, learned: Learned) -> Made:
     take_best(context, job, state)
     network = state.network.to("cpu").to(memory_format=torch.contiguous_format).eval()
     classifier = export.Classifier(network, averaging=job.spec["test_time_augmentation"])
-    size = job.spec["image_size"]
     whole = export.fitted(classifier, pictures.packed, pictures.rows["train"], pictures.labels)
-    program_bytes = export.export_program(whole, size)
-    served = load(program_bytes, "cpu", torch.get_num_threads())
-
-    def trained(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.float32]]:
-        with torch.inference_mode():
-            logits: np.ndarray[Any, np.dtype[np.float32]] = classifier(
-                torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-            ).numpy()
-        return logits
-
     split = "test" if len(pictures.rows["test"]) else "train"
-    rows, val_rows = pictures.rows[split], pictures.rows["val"]
-    test = _answers(served, pictures, rows)
-    certificate = export.certify(
-        evaluate.logits_of(trained, pictures.packed, rows), test.logits, several=pictures.several
-    )
-    if not certificate["passed"]:
-        raise InternalError("not_certified", "the exported program does not answer as the trained network does")
-    held_out = _answers(served, pictures, val_rows)
+    found = certified(context, job, whole, pictures, split)
     judge = multilabel.judge if pictures.several else evaluate.judge
-    images = [pictures.images[row] for row in rows]
-    judged = judge(split, test, held_out, pictures.classes, images)
+    images = [pictures.images[row] for row in pictures.rows[split]]
+    judged = judge(split, found.test, found.held_out, pictures.classes, images)
     fitted = judged.card | {"maps": whole.places is not None}
-    card = _card(context, job, network, learned, certificate, judged.evaluation) | fitted
-    return Made(
-        program_bytes, card, judged.evaluation, comparison.kept_answers(images, judged.labels, judged.predicted)
-    )
+    card = _card(context, job, network, learned, found.certificate, judged.evaluation) | fitted
+    answers = comparison.kept_answers(images, judged.labels, judged.predicted)
+    return Made(found.program, found.engines, card, judged.evaluation, answers)
 
 
 def register(context: Context, job: Job, made: Made, learned: Learned, **more: Any) -> None:
     """Program, card, version and the job's end in one transaction; `more` goes into the job's result."""
     program = artifacts.write_chunks(context.database, made.program)
+    engines = {kind: artifacts.write_chunks(context.database, data) for kind, data in made.engines.items()}
     with context.database.write() as session:
         jobs.fenced(session, context.hold, plan=learned.plan)
         version = artifacts.add_model_version(
-            session, str(job.model), job.id, program, card=made.card, evaluation=made.evaluation, answers=made.answers
+            session,
+            str(job.model),
+            job.id,
+            program,
+            card=made.card,
+            evaluation=made.evaluation,
+            answers=made.answers,
+            engines=engines,
         )
         row = jobs.get(session, job.id)
         if row.attempt == 1 and learned.stop_reason == "completed":
@@ -118,12 +107,6 @@ def _gflops(context: Context, job: Job, classes: int) -> float | None:
     return each * float(np.mean(speeds)) / 1e9 if speeds else None
 
 
-def _answers(program: Program, pictures: Pictures, rows: np.ndarray[Any, np.dtype[np.int64]]) -> trust.Answers:
-    found = evaluate.outputs_of(program, pictures.packed, rows, len(pictures.classes))
-    assert found.strangeness is not None
-    return trust.Answers(found.logits, found.strangeness, pictures.labels[rows])
-
-
 def _card(
     context: Context,
     job: Job,
@@ -143,7 +126,7 @@ def _card(
         "weights_sha256": weights_sha256(network.state_dict()),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "dataset": job.dataset,
-        "metrics": _metrics(evaluation) | {"best_epoch": learned.state.counters.best_epoch},
+        "metrics": metrics_of(evaluation) | {"best_epoch": learned.state.counters.best_epoch},
         "certificate": certificate,
         "lineage": {
             "job": job.id,
@@ -158,7 +141,8 @@ def _card(
     }
 
 
-def _metrics(evaluation: dict[str, Any]) -> dict[str, float]:
+def metrics_of(evaluation: dict[str, Any]) -> dict[str, float]:
+    """What a card says of the quality, for lists."""
     found = {"accuracy": evaluation["accuracy"]["value"]}
     if "mean_average_precision" in evaluation:
         found["mean_average_precision"] = evaluation["mean_average_precision"]

@@ -11,8 +11,7 @@ from service import artifacts
 from service.datasets import importer
 from service.db.tables import DatasetVersion, Item, Job, ModelVersion
 from service.errors import Conflict
-from service.inference import score
-from service.inference.programs import load, pick_device
+from service.inference import score, torch_program
 from workers.analysis.crossfit import Answers
 from workers.context import Context
 from workers.pictures import Pictures
@@ -38,7 +37,8 @@ class Opinion:
         seen = np.array([image in known for image in pictures.images])
         self._rows = np.flatnonzero(~np.isin(groups, groups[seen]))
         self._packed = np.load(cache, mmap_mode="r", allow_pickle=False)
-        self._program = load(program, pick_device(context.settings.device), torch.get_num_threads())
+        device = torch_program.pick_device(context.settings.device)
+        self._program = torch_program.load(program, device, torch.get_num_threads())
 
     def added(self, answers: Answers) -> Answers:
         """The mean of both, where the model may speak: it did not learn from a picture or one that looks the same."""

@@ -37,7 +37,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which asks by SIGTERM
     settings = Settings()
     if not _is_waiting():
-        _preload()
+        _preload(settings)
     line = sys.stdin.readline()
     if not line:
         return
@@ -53,12 +53,12 @@ def _is_waiting() -> bool:
     return bool(select.select([sys.stdin], [], [], 0)[0])
 
 
-def _preload() -> None:
+def _preload(settings: Settings) -> None:
     """Imports torch now, while there is no job to wait for it."""
     from workers import train_job
 
     if not _is_waiting():
-        train_job.warm_up()
+        train_job.warm_up(settings)
 
 
 def _run(context: Context) -> None:
@@ -99,6 +99,8 @@ def _log_to(settings: Settings, hold: Hold) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
+    for name in ("onnxscript", "onnx_ir", "torch.onnx"):  # each tells a hundred lines of how it simplifies a graph
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from service.db.tables import DatasetVersion, Job, Metric
 from service.errors import Conflict, InternalError, Overloaded, ServiceError
 from service.jobs import Hold
 from service.search import resolve_varied, vary
-from workers import train_job
+from workers import engines, train_job
 from workers.context import Context
 from workers.model import Learned, make_model, register
 from workers.sampling import Sampling
@@ -65,7 +65,10 @@ def _reason_to_end(search: Search) -> str | None:
         return "completed"
     if search.job.budget is not None and rows:
         longest, used = max(map(seconds_of, rows)), sum(map(seconds_of, rows))
-        if used + longest + EXPORT_SECONDS > search.job.budget["seconds"]:
+        if (
+            used + longest + engines.seconds_at_end(search.context.settings, search.job.budget)
+            > search.job.budget["seconds"]
+        ):
             return "budget_exhausted"
     return None
 

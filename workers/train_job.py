@@ -12,9 +12,10 @@ from service import artifacts, jobs, measurements
 from service.db.tables import Job, Metric
 from service.errors import InternalError
 from service.ids import now
-from service.inference.programs import pick_device, weights_of
+from service.inference.torch_program import pick_device, weights_of
+from service.settings import Settings
 from service.spec import VIEWS
-from workers import reproduction
+from workers import engines, reproduction
 from workers.context import Context
 from workers.model import Learned, make_model, register, take_best
 from workers.pictures import Pictures, load_pictures
@@ -22,6 +23,7 @@ from workers.recorder import Observer, Recorder
 from workers.training import compiling, export, precision
 from workers.training.budget import Budget
 from workers.training.loop import Diverged, Run
+from workers.training.onnx import to_onnx
 from workers.training.state import TrainState, prepare, start, weights_sha256
 from workers.training.strangeness import MOST_PICTURES
 from workers.training.weights import Initial, pretrained
@@ -31,9 +33,11 @@ log = logging.getLogger("fovea.job")
 MILDER_RATE = 0.1  # of the learning rate, after the loss was no number
 
 
-def warm_up() -> None:
+def warm_up(settings: Settings) -> None:
     """Exports the least of networks: the first export of a process imports for seconds."""
-    export.export_program(export.Classifier(torch.nn.Flatten()), 1)
+    program = export.export_program(export.Classifier(torch.nn.Flatten()), 1)
+    if engines.to_try(settings):
+        to_onnx(program)
 
 
 def run(context: Context, job: Job) -> None:
@@ -104,8 +108,10 @@ def _attempt(
     if job.budget is not None and job.reproduces is None:
         rows = {name: len(rows) for name, rows in pictures.rows.items()}
         views = VIEWS[job.spec["test_time_augmentation"]]
-        at_end = 2 * views * (rows["test"] + rows["val"]) + min(rows["train"], MOST_PICTURES)
-        budget = Budget(job.budget["seconds"], run.batch_size, at_end)
+        passes = 2 + len(engines.to_try(context.settings, job.budget))
+        at_end = passes * views * (rows["test"] + rows["val"]) + min(rows["train"], MOST_PICTURES)
+        seconds = engines.seconds_at_end(context.settings, job.budget)
+        budget = Budget(job.budget["seconds"], run.batch_size, at_end, seconds)
     return state, Recorder(context, state, began, budget, observer).follow(run)
 
 

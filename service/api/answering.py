@@ -22,7 +22,9 @@ from service.api.results import Wanted
 from service.db import Database
 from service.db.tables import Model, ModelVersion, Shadow
 from service.errors import PayloadTooLarge, ServiceError
+from service.inference import choice
 from service.inference.engine import Engine, Scored, merged
+from service.inference.programs import Stored
 from service.mirror import Mirror, Offer
 from service.settings import Settings
 
@@ -134,10 +136,10 @@ class Answering:
         scored = await asyncio.wrap_future(self._engine.submit(version.id, self._reader(version), pixels))
         return Answered(decoded, scored, decode_ms)
 
-    def _reader(self, version: ModelVersion) -> Callable[[], bytes]:
-        def read() -> bytes:
+    def _reader(self, version: ModelVersion) -> Callable[[], Stored]:
+        def read() -> Stored:
             with self._db.read() as session:
-                return artifacts.read_blob(session, version.program_id)
+                return artifacts.program(session, version, choice.pick(version.card, self._settings))
 
         return read
 

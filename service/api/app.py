@@ -186,4 +186,4 @@ class Edge:
 def _streams(scope: Scope) -> bool:
     path = scope["path"]
     named = path == "/v1/datasets" or path.startswith(("/predictions/", "/v1/uploads/"))
-    return bool(named or path.endswith(("/classify", "/versions", "/infer")))
+    return bool(named or path.endswith(("/classify", "/versions", "/versions:import", "/infer")))

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from service import artifacts, estimates, jobs, measurements
-from service.api import bundles, searches, shapes, suspects
+from service.api import bundles, quantised, searches, shapes, suspects
 from service.api.context import Answer, BodySha256, DatabaseDep, OnceDep, Reading, SettingsDep, Writing, require
 from service.api.examples import (
     ANALYSE,
@@ -24,6 +24,8 @@ from service.api.examples import (
     EVENT,
     EXPORT,
     EXPORT_JOB,
+    INT8,
+    INT8_JOB,
     JOB,
     METRICS,
     SEARCH,
@@ -65,6 +67,7 @@ JobRequest = Annotated[
             "train": {"value": TRAIN},
             "search": {"value": SEARCH},
             "export": {"value": EXPORT},
+            "int8": {"value": INT8},
             "analyse": {"value": ANALYSE},
         }
     ),
@@ -75,7 +78,8 @@ JobRequest = Annotated[
     "",
     status_code=202,
     dependencies=[Depends(require("train"))],
-    responses=chosen(202, train=JOB, search=SEARCH_JOB, export=EXPORT_JOB, analyse=ANALYSE_JOB) | answers(DRY_RUN),
+    responses=chosen(202, train=JOB, search=SEARCH_JOB, export=EXPORT_JOB, int8=INT8_JOB, analyse=ANALYSE_JOB)
+    | answers(DRY_RUN),
 )
 def submit(
     body: JobRequest,
@@ -85,15 +89,15 @@ def submit(
     settings: SettingsDep,
     dry_run: bool = False,
 ) -> JSONResponse:
-    """Train a network on a dataset, search for the spec that trains the best one, make a model version's bundle, or
-    look for wrong labels in a dataset.
+    """Train a network on a dataset, search for the spec that trains the best one, make a model version's bundle or
+    a quantised version of it, or look for wrong labels in a dataset.
 
     `?dry_run=true` validates and resolves "auto", and creates nothing.
     """
     if isinstance(body, ExportRequest | AnalyseRequest):
         if dry_run:
             raise InvalidValue("invalid_value", f"an {body.type} job has nothing to estimate", param="dry_run")
-        return once.do(session, body_sha256, lambda: _create_other(session, body)).response()
+        return once.do(session, body_sha256, lambda: _create_other(session, body, settings)).response()
     if isinstance(body, SearchRequest):
         if dry_run:
             return JSONResponse(searches.dry_run(session, body, settings))
@@ -103,8 +107,12 @@ def submit(
     return once.do(session, body_sha256, lambda: _create(session, body, settings)).response()
 
 
-def _create_other(session: Session, body: ExportRequest | AnalyseRequest) -> Answer:
-    return bundles.create(session, body) if isinstance(body, ExportRequest) else suspects.create(session, body)
+def _create_other(session: Session, body: ExportRequest | AnalyseRequest, settings: Settings) -> Answer:
+    if isinstance(body, AnalyseRequest):
+        return suspects.create(session, body)
+    if body.int8 is not None:
+        return quantised.create(session, body.model, body.int8, settings)
+    return bundles.create(session, body)
 
 
 def _create(session: Session, body: TrainRequest, settings: Settings) -> Answer:
@@ -170,6 +178,20 @@ def _source(session: Session, spec: TrainSpec) -> tuple[TrainSpec, Source | None
         model, version = artifacts.find_version(session, str(spec.initial_weights))
     except NotFound as error:
         raise InvalidValue(error.code, error.detail, hint=error.hint, param="/spec/initial_weights") from error
+    if "imported" in version.card["lineage"]:
+        raise InvalidValue(
+            "weights_not_trainable",
+            f"{spec.initial_weights} was imported: its network can answer, but not learn on",
+            hint="begin with a model that was trained here",
+            param="/spec/initial_weights",
+        )
+    if made_of := version.card["lineage"].get("quantised_from"):
+        raise InvalidValue(
+            "weights_not_trainable",
+            f"{spec.initial_weights} has weights of eight bits",
+            hint=f"begin with {made_of['model']}, of which it was made",
+            param="/spec/initial_weights",
+        )
     theirs = version.card["lineage"]["spec"]
     mine = spec.network if isinstance(spec.network, str) else spec.network.model_dump(mode="json")
     if mine not in ("auto", theirs["network"]):
@@ -188,7 +210,7 @@ def list_jobs(
     session: Reading,
     page: PageDep,
     status: Annotated[str | None, Query(pattern="^(" + "|".join(JOB_STATUSES) + ")$")] = None,
-    type: Literal["import", "train", "search", "export", "analyse"] | None = None,
+    type: Literal["import", "import_model", "train", "search", "export", "analyse"] | None = None,
     model: str | None = None,
     parent: Annotated[str | None, Query(description="a search: lists its trials")] = None,
 ) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from service.api.examples import (
 from service.api.paging import PageDep
 from service.cost import cost
 from service.db.tables import Model, ModelVersion
-from service.errors import NotFound
+from service.errors import Conflict, NotFound
 from service.layers import CLASSIC, PRESETS
 from service.networks import NETWORKS
 from service.spec import TrainSpec
@@ -106,7 +106,14 @@ def show_version(model: str, number: int, session: Reading) -> dict[str, Any]:
 @router.get("/models/{ref}/evaluation", responses=answers(EVALUATION))
 def evaluation(ref: str, session: Reading) -> dict[str, Any]:
     """Quality on the test split, which no decision of the training has seen."""
-    return artifacts.find_version(session, ref)[1].evaluation
+    found = artifacts.find_version(session, ref)[1].evaluation
+    if not found:
+        raise Conflict(
+            "not_evaluated",
+            f"{ref} was imported, and its test pictures did not come with it",
+            hint="`metrics` of the version are what its card says",
+        )
+    return found
 
 
 def _shape(session: Session, row: Model) -> dict[str, Any]:

@@ -92,6 +92,13 @@ def _helper(session: Session, ref: str, version: DatasetVersion) -> tuple[str, M
         model, helper = artifacts.find_version(session, ref)
     except NotFound as error:
         raise InvalidValue(error.code, error.detail, hint=error.hint, param="/model") from error
+    if made_of := helper.card["lineage"].get("quantised_from"):
+        raise InvalidValue(
+            "model_quantised",
+            f"{ref} has weights of eight bits",
+            hint=f"take {made_of['model']}, of which it was made",
+            param="/model",
+        )
     several = helper.card.get("task") == "multi_label"
     names = {row["name"] for row in version.classes}
     if set(helper.card["classes"]) != names or several != versions.several_labels(version):

@@ -1,11 +1,14 @@
 """`fovea classify`, `fovea models`: ask a model, see how good it is, point aliases at its versions."""
 
+import json
+import zipfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from service.cli.console import AsJson, connect, out, show
+from service.client import FoveaError
 
 models = typer.Typer(no_args_is_help=True, help="What was trained, and how good it is.")
 ALIAS_COLUMNS = ("alias", "version", "moved_at")
@@ -58,6 +61,54 @@ def bundle(
     target = output or Path(f"{ref.replace(':', '-').replace('@', '-')}.zip")
     target.write_bytes(data)
     out.print(f"{target}: {len(data) / 2**20:.1f} MiB")
+
+
+@models.command("quantise")
+def quantise(
+    ref: str,
+    max_drop: Annotated[float, typer.Option(help="of accuracy on the test split, as a share")] = 0.01,
+    even_if_slower: Annotated[
+        bool, typer.Option("--even-if-slower", help="also where this machine answers sooner without it")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a version in eight bits of a model version: the model's next, unless it loses too much."""
+    with connect() as fovea:
+        job = fovea.wait(fovea.quantise(ref, max_drop, even_if_slower=even_if_slower)["id"])
+    if job["status"] != "succeeded":
+        raise _ended(job)
+    result = job["result"]
+    accuracy = result["compared"]["accuracy"]
+    shown = result | {"accuracy": f"{accuracy['b']:.4f}", "before": f"{accuracy['a']:.4f}"}
+    show(result if as_json else [shown], as_json, ("model", "version", "quantised_from", "accuracy", "before"))
+
+
+@models.command("import")
+def import_bundle(
+    path: Path,
+    name: Annotated[str | None, typer.Option(help="of the model; left out, the one in the bundle's card")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Register a bundle that any Fovea made as a model version, once it answers its golden pictures."""
+    with connect() as fovea:
+        job = fovea.wait(fovea.import_bundle(name or _name_in(path), path)["id"])
+    if job["status"] != "succeeded":
+        raise _ended(job)
+    show(job["result"] if as_json else [job["result"]], as_json, ("model", "version", "weights_sha256"))
+
+
+def _ended(job: dict[str, Any]) -> FoveaError:
+    """Of a job that did not succeed."""
+    error = job["error"] or {"code": job["status"], "message": "the job was cancelled"}
+    return FoveaError(0, {**error, "detail": error["message"]})
+
+
+def _name_in(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as bundle:
+            return str(json.loads(bundle.read("card.json"))["model"])
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise FoveaError(0, {"code": "bundle_invalid", "detail": f"{path} is no bundle: {error}"}) from error
 
 
 @models.command("alias")

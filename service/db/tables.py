@@ -284,6 +284,15 @@ class Bundle(Base):
     blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id"))
 
 
+class EngineProgram(Base):
+    """What serves a model version on other engines than torch (`kind` onnx): see service.inference.onnx_program."""
+
+    __tablename__ = "engine_programs"
+    version_id: Mapped[str] = mapped_column(ForeignKey("model_versions.id"), primary_key=True)
+    kind: Mapped[str] = mapped_column(String, primary_key=True)
+    blob_id: Mapped[str] = mapped_column(ForeignKey("blobs.id"))
+
+
 class AliasMove(Base):
     """One step in the history of an alias; the newest is where it points. Rows are only ever added."""
 

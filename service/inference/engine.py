@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
@@ -20,30 +19,26 @@ from numpy.typing import NDArray
 
 from service.errors import Overloaded
 from service.inference.pace import Pace
+from service.inference.programs import Outputs, Program, Stored, joined, load
 from service.settings import Settings
-
-if TYPE_CHECKING:
-    from service.inference.programs import Outputs, Program
 
 LOADED_OVER_STORED = 3  # memory of a loaded program over its stored bytes: weights, graph, buffers of a batch
 
 Pixels = NDArray[np.uint8]
-Read = Callable[[], bytes]
+Read = Callable[[], Stored]
 
 
 @dataclass(frozen=True)
 class Scored:
     """The program's outputs for the n pictures of one request, and how long it waited and ran, in milliseconds."""
 
-    outputs: "Outputs"
+    outputs: Outputs
     queue_ms: float
     model_ms: float
 
 
 def merged(parts: Sequence[Scored]) -> Scored:
     """As of one request, whose pictures went through several batches: the longest wait and run."""
-    from service.inference.programs import joined
-
     if len(parts) == 1:
         return parts[0]
     outputs = joined([part.outputs for part in parts])
@@ -60,7 +55,7 @@ class _Request:
 
 @dataclass(eq=False)
 class _Loaded:
-    program: "Program"
+    program: Program
     bytes: int
     pace: Pace = field(default_factory=Pace)
 
@@ -186,8 +181,6 @@ class Engine:
         return batch
 
     def _answer(self, model: _Loaded, batch: list[_Request]) -> None:
-        from service.inference.programs import joined
-
         started = time.perf_counter()
         pixels = batch[0].pixels if len(batch) == 1 else self._joined([request.pixels for request in batch])
         most = self._settings.max_batch
@@ -228,11 +221,9 @@ class Engine:
             _fail(requests, error)
 
     def _load(self, read: Read) -> _Loaded:
-        from service.inference.programs import load, pick_device  # seconds, and only for a process that predicts
-
-        data = read()
+        stored = read()
         threads = self._settings.inference_threads or psutil.cpu_count() or 1
-        return _Loaded(load(data, pick_device(self._settings.device), threads), len(data) * LOADED_OVER_STORED)
+        return _Loaded(load(stored, self._settings.device, threads), len(stored.data) * LOADED_OVER_STORED)
 
     def _remember(self, version_id: str, model: _Loaded) -> None:
         """Keeps it, and lets the models longest unused go beyond the limit."""

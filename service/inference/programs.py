@@ -1,15 +1,13 @@
-"""An exported program as a function of numpy arrays. It knows nothing of networks, models or HTTP.
+"""What serves: a program as a function of numpy arrays, whichever engine runs it. It knows neither networks nor HTTP.
 
-`torch.export.load` can fall back to pickle, so only bytes that our own worker wrote, and whose SHA-256 was checked,
-come here (see docs/decisions/0005).
+Importing this imports no engine; `load` imports the one that it needs, so that a process has no threads of another.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
@@ -44,36 +42,56 @@ def _joined(arrays: list[Floats | None]) -> Floats | None:
     return np.concatenate(present) if present else None
 
 
-class Program:
-    """(N, S, S, 3) uint8 RGB -> (N, K) float32 logits; `outputs` gives all that the program knows."""
-
-    def __init__(self, module: torch.nn.Module, device: str) -> None:
-        self._module = module
-        self._device = device
-
-    def __call__(self, pixels: NDArray[np.uint8]) -> Floats:
-        return self.outputs(pixels).logits
-
+class Program(Protocol):
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
-        images = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2).contiguous()  # (N, 3, S, S)
-        with torch.inference_mode():
-            found = self._module(images)
-        named = found if isinstance(found, dict) else {"logits": found}
-        return Outputs(**{name: tensor.float().cpu().numpy() for name, tensor in named.items()})
+        """(N, S, S, 3) uint8 RGB -> what is said of each picture, whatever it is batched with."""
 
 
-def load(data: bytes, device: str, threads: int) -> Program:
-    torch.set_num_threads(threads)
-    return Program(torch.export.load(io.BytesIO(data)).module().to(device), device)
+@dataclass(frozen=True)
+class Backend:
+    """What runs a program, and in which precision."""
+
+    name: str  # torch, onnxruntime, openvino
+    precision: str = "fp32"
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.precision}"
+
+    @property
+    def exact(self) -> bool:
+        """fp32 answers as the trained network does, but for the last bits."""
+        return self.precision == "fp32"
+
+    @property
+    def kind(self) -> str:
+        """Which of a model version's programs it runs: bf16 is made of fp32 when the program is loaded, and a version
+        in int8 has no other."""
+        return "torch" if self.name == "torch" else "onnx"
 
 
-def weights_of(data: bytes) -> dict[str, torch.Tensor]:
-    """The tensors of the network inside a program, by the names that they had in training."""
-    tensors = torch.export.load(io.BytesIO(data)).state_dict
-    inside = {name.partition("network.")[2]: tensor for name, tensor in tensors.items() if "network." in name}
-    return {name.removeprefix("body."): tensor.detach() for name, tensor in inside.items()}
+TORCH = Backend("torch")
 
 
-def pick_device(wanted: str) -> str:
-    """`auto` is the GPU when there is one."""
-    return wanted if wanted != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+def parse(text: str) -> Backend:
+    """The backend that a certificate writes as `openvino bf16`."""
+    name, _, precision = text.partition(" ")
+    return Backend(name, precision)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Bytes that our own worker wrote, checked against their SHA-256, and what they are for."""
+
+    data: bytes
+    backend: Backend = TORCH
+
+
+def load(stored: Stored, device: str, threads: int) -> Program:
+    """`device` as in the settings: only torch knows graphics cards; the others are for processors."""
+    if stored.backend.name == "torch":
+        from service.inference import torch_program
+
+        return torch_program.load(stored.data, torch_program.pick_device(device), threads)
+    from service.inference import onnx_program
+
+    return onnx_program.load(stored.data, stored.backend, threads)

@@ -107,6 +107,7 @@ def _text(card: dict[str, Any]) -> str:
         "parameters": f"{card['parameters']:,}",
         "weights (SHA-256)": card["weights_sha256"],
         "trained": f"{lineage['trained_at']}, seed {lineage['seed']}, job {lineage['job']}",
+        "served by": f"{certificate['engine']}" + (f": {certificate['reason']}" if "reason" in certificate else ""),
         "certificate": f"{certificate['top1_equal']} of {certificate['n']} answers equal to the trained network's, "
         f"probabilities within {certificate['max_probability_difference']:.1e}",
     }

@@ -60,14 +60,37 @@ function verdict(found, version, ref) {
       ["Parameters", format.count(version.parameters)],
       ["Picture", `${version.image_size} px`],
       ["Trained on", version.dataset],
+      version.lineage.quantised_from && ["In eight bits of", version.lineage.quantised_from.model],
       ["Certificate", version.certificate.passed ? "passed" : "failed"],
+      ["Served by", version.certificate.engine],
     ]),
+    engines(version.certificate),
     h(
       "div.row",
       {},
       h("a.button.primary", { href: link("ask", [ref]) }, "Ask it about a picture"),
-      h("a.button", { href: link("watch", [version.job]) }, "How it was trained"),
+      h("a.button", { href: link("watch", [version.lineage.job ?? version.job]) }, "How it was trained"),
     ),
+  );
+}
+
+/** The engines that were tried when the version was certified; older versions tell of none. */
+function engines({ candidates = [], reason, engine }) {
+  if (candidates.length < 2) return null;
+  const ms = (row, size) => row.ms[size]?.toPrecision(3);
+  const columns = [
+    { title: "Engine", value: (row) => row.engine },
+    { title: "1 picture, ms", value: (row) => ms(row, "1"), numeric: true },
+    { title: "8 pictures, ms", value: (row) => ms(row, "8"), numeric: true },
+    { title: "Answers equal", value: (row) => row.top1_equal, numeric: true },
+    { title: "Verdict", value: (row) => (row.engine === engine ? "serves" : (row.why ?? "certified")) },
+  ];
+  return h(
+    "details",
+    {},
+    h("summary", {}, "Engines that were tried"),
+    h("p.muted", {}, `${engine}: ${reason}.`),
+    table("Engines", columns, candidates, false),
   );
 }
 

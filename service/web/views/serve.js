@@ -76,13 +76,14 @@ function modelCard(versions) {
           value: (row) => String(row.certificate.passed),
           cell: (row) => badge(row.certificate.passed ? "passed" : "failed"),
         },
+        { title: "Engine", value: (row) => row.certificate.engine },
         {
           title: "Weights",
           value: (row) => row.weights_sha256,
           cell: (row) => h("code", { title: row.weights_sha256 }, row.weights_sha256.slice(0, 12)),
         },
         { title: "Made", value: (row) => row.created_at, cell: (row) => format.when(row.created_at) },
-        { title: "Take away", cell: (row) => bundleButton(`${row.model}:${row.version}`, said) },
+        { title: "Take away", cell: (row) => takeAway(row, said) },
         {
           title: "Use",
           cell: (row) => h(
@@ -95,6 +96,12 @@ function modelCard(versions) {
       versions,
     ),
   );
+}
+
+/** A version in eight bits has no bundle: it is for the engines here. */
+function takeAway(version, said) {
+  if (version.lineage.quantised_from) return `of ${version.lineage.quantised_from.model}, in eight bits`;
+  return bundleButton(`${version.model}:${version.version}`, said);
 }
 
 function bundleButton(ref, said) {

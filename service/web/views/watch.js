@@ -72,6 +72,7 @@ const done = (job) => (fraction(job) === undefined ? "–" : format.percent(frac
 const VERBS = {
   train: "Train",
   import: "Import",
+  import_model: "Import",
   search: "Search for",
   export: "Bundle of",
   analyse: "Look for wrong labels in",
@@ -80,5 +81,6 @@ const VERBS = {
 
 export function what(job) {
   const name = (["import", "analyse"].includes(job.type) ? job.dataset : job.model) || job.dataset || "";
-  return job.parent ? `Trial ${job.trial} of ${name}` : `${VERBS[job.type] || job.type} ${name}`;
+  const verb = job.spec?.int8 ? "Quantise" : VERBS[job.type] || job.type;
+  return job.parent ? `Trial ${job.trial} of ${name}` : `${verb} ${name}`;
 }

@@ -1,0 +1,64 @@
+"""Which engine serves a model version here: the certified one or, where it cannot run, the next that was certified."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from service.errors import InternalError
+from service.inference.programs import TORCH, Backend, parse
+from service.settings import Settings
+
+INT8 = (Backend("onnxruntime", "int8"), Backend("openvino", "int8"))
+GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
+
+
+def certified(card: dict[str, Any]) -> list[Backend]:
+    """The engines that a certificate allows, the chosen one first, then by speed. Older ones know torch alone."""
+    certificate = card.get("certificate", {})
+    if "candidates" not in certificate:
+        return [TORCH]
+    passed = [row for row in certificate["candidates"] if row["passed"]]
+    passed.sort(key=lambda row: (row["engine"] != certificate["engine"], pace(row["ms"])))
+    return [parse(row["engine"]) for row in passed]
+
+
+def pick(card: dict[str, Any], settings: Settings) -> Backend:
+    """FOVEA_ENGINE where it was certified for this version, else the best that was and that this machine has."""
+    allowed = certified(card)
+    if on_gpu(settings.device) and TORCH in allowed:
+        return TORCH
+    wanted = [one for one in allowed if one.name == settings.engine]
+    for one in (*wanted, *allowed):
+        if runs_here(one):
+            return one
+    raise InternalError("no_engine", f"none of {', '.join(map(str, allowed))} can run here")
+
+
+def pace(milliseconds: dict[str, float]) -> float:
+    """Milliseconds a picture, in the geometric mean over batch sizes: `{"1": 0.3, "8": 1.1}`; less is better."""
+    product = 1.0
+    for size, each in milliseconds.items():
+        product *= each / int(size)
+    return float(product ** (1 / max(len(milliseconds), 1)))
+
+
+def of_int8(settings: Settings) -> list[Backend]:
+    """The engines that may serve a version in eight bits here: none on a graphics card, which torch serves."""
+    if on_gpu(settings.device):
+        return []
+    return [one for one in INT8 if settings.engine in ("auto", one.name) and runs_here(one)]
+
+
+def runs_here(backend: Backend) -> bool:
+    if importlib.util.find_spec(backend.name) is None:
+        return False
+    if backend.precision != "bf16":
+        return True
+    from service.inference.onnx_program import bf16_pays
+
+    return bf16_pays()
+
+
+def on_gpu(device: str) -> bool:
+    """Without asking torch, whose import takes seconds."""
+    return device.startswith("cuda") or (device == "auto" and any(path.exists() for path in GPU_DRIVERS))

@@ -1,0 +1,85 @@
+"""The child process that runs one engine over pictures and times it: `python -m workers.engine_run`, order on stdin.
+
+A process of its own, because the threads of two engines in one would be in each other's way, and because a model that
+came from elsewhere may do anything to the engine that reads it: its environment is empty, and its memory, files and
+seconds are limited by itself before it reads the first byte of the model. It knows no database and no secret.
+"""
+
+import json
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.inference.programs import Program, Stored, joined, load, parse
+
+BATCH = 64
+SIZES = (1, 8)  # that are timed
+SECONDS, LEAST = 0.1, 3  # of timing for each, and runs
+MAX_OPEN_FILES = 256
+
+
+def main() -> None:
+    order = json.loads(sys.stdin.readline())
+    backend = parse(order["backend"])
+    if order["limits"]:
+        _import(backend.name)  # its libraries are ours; the model is not
+        limit(**order["limits"])
+    program = load(Stored(Path(order["program"]).read_bytes(), backend), "cpu", order["threads"])
+    packed = np.load(order["pixels"], mmap_mode="r", allow_pickle=False)
+    rows = np.array(order["rows"], dtype=np.int64)
+    outputs = joined([program.outputs(packed[rows[at : at + BATCH]]) for at in range(0, len(rows), BATCH)])
+    sample = sample_of(packed, rows)
+    arrays: dict[str, Any] = {"logits": outputs.logits, "strangeness": outputs.strangeness, "maps": outputs.maps}
+    arrays["alone"] = np.concatenate([program.outputs(sample[k : k + 1]).logits for k in range(len(sample))])
+    arrays["together"] = program.outputs(sample).logits
+    np.savez(order["answers"], **{name: array for name, array in arrays.items() if array is not None})
+    print(json.dumps({"ms": milliseconds(program, sample) if order["timed"] else {}}))
+
+
+def sample_of(packed: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """As many pictures as the largest timed batch, spread over the rows; some twice where there are few."""
+    return np.ascontiguousarray(packed[rows[np.linspace(0, len(rows) - 1, max(SIZES)).astype(int)]])
+
+
+def milliseconds(program: Program, sample: NDArray[np.uint8]) -> dict[str, float]:
+    """The median for each batch size, as a client would wait for it."""
+    return {str(size): round(_median(program, sample[:size]), 4) for size in SIZES}
+
+
+def _median(program: Program, pixels: NDArray[np.uint8]) -> float:
+    program.outputs(pixels)
+    times: list[float] = []
+    ending = time.perf_counter() + SECONDS
+    while len(times) < LEAST or time.perf_counter() < ending:
+        began = time.perf_counter()
+        program.outputs(pixels)
+        times.append((time.perf_counter() - began) * 1000)
+    return statistics.median(times)
+
+
+def _import(name: str) -> None:
+    __import__(name)
+
+
+def limit(memory_bytes: int, seconds: int) -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    space = pages * resource.getpagesize() + memory_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (space, space))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_OPEN_FILES, MAX_OPEN_FILES))
+
+
+def answers_of(file: Any) -> dict[str, NDArray[Any]]:
+    with np.load(file, allow_pickle=False) as found:
+        return {name: found[name] for name in found.files}
+
+
+if __name__ == "__main__":
+    main()
