@@ -272,7 +272,7 @@ def test_no_script_of_ours_turns_text_into_html() -> None:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_no_serious_fault_in_any_view(taught: Visit, theme: str) -> None:
     page, name = taught.page, quote(EVIL, safe="")
-    page.emulate_media(color_scheme=theme)
+    page.emulate_media(color_scheme=theme, reduced_motion="reduce")
     job = taught.fovea.http.get("/v1/jobs?type=train").json()["data"][0]["id"]
     views = {
         "datasets": "Datasets",

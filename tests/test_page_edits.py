@@ -98,7 +98,7 @@ def test_wrong_labels_are_looked_for_and_put_right(visit: Visit, truth: dict[str
     rows.nth(1).get_by_role("button", name="Keep").click()
     expect(rows.nth(1)).to_contain_text("kept as it is")
     for theme in ("light", "dark"):
-        page.emulate_media(color_scheme=theme)
+        page.emulate_media(color_scheme=theme, reduced_motion="reduce")  # no colour halfway to another
         assert serious(visit) == []
     first = visit.fovea.http.get("/v1/datasets/shapes/versions/1/suspects?limit=1").json()["data"][0]
     page.get_by_role("button", name="Make the next version").click()

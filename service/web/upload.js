@@ -37,9 +37,17 @@ export async function send(id, blob, onProgress, signal) {
   }
 }
 
-/** Throws an upload away; it would go by itself in time. */
-export function discard(id) {
-  return request("DELETE", `/v1/uploads/${id}`, { headers: TUS }).catch(() => null);
+/** Throws an upload away; it would go by itself in time. A piece that was just broken off may hold it for a moment. */
+export async function discard(id) {
+  for (let tries = 0; tries < 20; tries += 1) {
+    try {
+      return await request("DELETE", `/v1/uploads/${id}`, { headers: TUS });
+    } catch (error) {
+      if (error.status !== 423) return null;
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  }
+  return null;
 }
 
 const passing = ({ status, name }) => name !== "AbortError" && (status >= 500 || [0, 408, 409, 423].includes(status));
