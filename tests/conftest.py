@@ -9,6 +9,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -112,23 +113,28 @@ def _free_port() -> int:
 @pytest.fixture
 def fovea(tmp_path: Path) -> Iterator[Fovea]:
     """Not started yet: a test says which processes it needs."""
-    yield from _fovea(tmp_path)
+    with fovea_in(tmp_path) as instance:
+        yield instance
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fovea]:
     """Service and worker running, shared by the tests of a module."""
-    for instance in _fovea(tmp_path_factory.mktemp("shared")):
+    with fovea_in(tmp_path_factory.mktemp("shared")) as instance:
         instance.start()
         yield instance
 
 
-def _fovea(folder: Path, **environment: str) -> Iterator[Fovea]:
+@contextmanager
+def fovea_in(folder: Path, **environment: str) -> Iterator[Fovea]:
+    """Its processes end with the block, however that ends."""
     (folder / "data").mkdir()
     instance = Fovea(folder / "data", **environment)
-    yield instance
-    instance.http.close()
-    instance.end(number=signal.SIGKILL)
+    try:
+        yield instance
+    finally:
+        instance.http.close()
+        instance.end(number=signal.SIGKILL)
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -11,7 +11,7 @@ import torch
 from service.inference import choice, onnx_program, torch_program
 from service.inference.programs import TORCH, Backend, Outputs, Program, Stored, load, parse
 from service.settings import Settings
-from tests.conftest import Fovea, _fovea, digits_zip, png
+from tests.conftest import Fovea, digits_zip, fovea_in, png
 from tests.test_main_job import http_equals_evaluation
 from workers import engines
 from workers.training import export
@@ -138,7 +138,7 @@ def test_a_short_budget_has_no_time_for_a_choice_and_a_longer_one_counts_it_in(t
 
 @pytest.mark.parametrize("engine", ["auto", "onnxruntime", "openvino"])
 def test_what_serves_is_what_was_evaluated_and_torch_stays_out(engine: str, tmp_path: Path) -> None:
-    for fovea in _fovea(tmp_path, FOVEA_ENGINE=engine):
+    with fovea_in(tmp_path, FOVEA_ENGINE=engine) as fovea:
         fovea.start()
         fovea.dataset(BODY, "digits")
         job = fovea.wait(fovea.train("digits", "digits", SPEC, seed=3)["id"])

@@ -14,7 +14,7 @@ from service.errors import InvalidValue
 from service.inference import choice, onnx_program
 from service.inference.programs import TORCH, Outputs, Stored, load, parse
 from tests.browser import sign_in
-from tests.conftest import Fovea, _fovea, colours_zip, make_zip, png
+from tests.conftest import Fovea, colours_zip, fovea_in, make_zip, png
 from tests.test_bundle import SPEC as SMALL
 from tests.test_bundle import bundle_of
 from tests.test_cli import run
@@ -32,7 +32,7 @@ ANYHOW = {"max_drop": 0.1, "even_if_slower": True}  # which engine is the faster
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Fovea:
     """`digits` served by what was fastest, `colours` by torch, as its budget is short, `lights` of several labels."""
-    for fovea in _fovea(tmp_path_factory.mktemp("int8"), FOVEA_ENGINE="auto"):
+    with fovea_in(tmp_path_factory.mktemp("int8"), FOVEA_ENGINE="auto") as fovea:
         fovea.start()
         for name, body, spec, more in (
             ("digits", BODY, SPEC, {}),
