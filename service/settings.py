@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Literal, Self
 
+import psutil
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -91,13 +92,23 @@ class Settings(BaseSettings):
     def database(self) -> str:
         return self.database_url or f"sqlite:///{self.data / 'fovea.db'}"
 
+    @property
+    def engine_threads(self) -> int:
+        """Of the process that answers, and of the trial that certifies for it."""
+        return self.inference_threads or os.cpu_count() or 1
+
+    @property
+    def training_threads(self) -> int:
+        """Of a job: a second thread on a core has nothing to add to what the first computes."""
+        return self.threads or psutil.cpu_count(logical=False) or 1
+
     def share(self) -> Self:
         """What each of the `processes` gets of what they divide among them."""
         each = {
             name: max(getattr(self, name) // self.processes, 1) for name in ("model_memory_bytes", "inference_queue")
         }
-        threads = (self.inference_threads or os.cpu_count() or 1) // self.processes
-        return self if self.processes == 1 else self.model_copy(update={**each, "inference_threads": max(threads, 1)})
+        threads = max(self.engine_threads // self.processes, 1)
+        return self if self.processes == 1 else self.model_copy(update={**each, "inference_threads": threads})
 
     def url(self, port: int | None = None) -> str:
         """Where a program or a browser on this machine finds the service; any address is reached by the first."""

@@ -9,7 +9,6 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 from sqlalchemy import select
@@ -36,7 +35,7 @@ class Row(NamedTuple):
 
 
 def run(context: Context, job: Job) -> None:
-    torch.set_num_threads(context.settings.threads or psutil.cpu_count(logical=False) or 1)
+    torch.set_num_threads(context.settings.training_threads)
     pictures = load_pictures(context, job)
     with context.database.read() as session:
         columns = select(Item.image, Item.path, Item.label, Item.split).where(Item.version_id == job.version_id)

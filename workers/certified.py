@@ -55,7 +55,7 @@ def certified(context: Context, job: Job, whole: export.Served, pictures: Pictur
             rows.append(engines.row_of(backend, answered, reference, slice(len(test))))
         else:
             rows.append(engines.failed_row(backend, answered))
-    certificate = engines.certificate(rows, len(test), engines.threads_of(context.settings), note)
+    certificate = engines.certificate(rows, len(test), context.settings.engine_threads, note)
     log.info("served by %s: %s", certificate["engine"], certificate["reason"])
     outputs = next(one.outputs for backend, one in found.items() if str(backend) == certificate["engine"])
     keep = forms if any(row["passed"] for row in rows[1:]) else {}
@@ -112,7 +112,7 @@ def _others(context: Context, forms: dict[str, bytes], pictures: Pictures, rows:
             path.write_bytes(forms[backend.kind])
             try:
                 found[backend] = engines.elsewhere(
-                    path, backend, Path(str(packed.filename)), rows.tolist(), engines.threads_of(context.settings)
+                    path, backend, Path(str(packed.filename)), rows.tolist(), context.settings.engine_threads
                 )
             except engines.TrialFailed as error:
                 found[backend] = str(error)

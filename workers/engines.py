@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from service.comparison import mcnemar
@@ -78,10 +77,6 @@ def to_try(settings: Settings, budget: dict[str, float] | None = None) -> list[B
 def seconds_at_end(settings: Settings, budget: dict[str, float] | None) -> float:
     """Of a job once its network has learned, beside the passes over pictures."""
     return EXPORT_SECONDS + (ENGINE_SECONDS if to_try(settings, budget) else 0.0)
-
-
-def threads_of(settings: Settings) -> int:
-    return settings.inference_threads or settings.threads or psutil.cpu_count(logical=False) or 1
 
 
 def here(program: Program, outputs: Outputs, packed: NDArray[np.uint8], rows: NDArray[np.int64]) -> Answered:

@@ -11,7 +11,6 @@ import tempfile
 import zipfile
 from typing import Any
 
-import psutil
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -47,7 +46,7 @@ def _bundle(context: Context, job: Job) -> None:
         program = artifacts.read_blob(session, version.program_id)
         pictures = _pictures(context, session, version)
     card = {"model": name, "version": version.number, "task": "single_label", **version.card}
-    served = load(Stored(program), "cpu", context.settings.threads or psutil.cpu_count(logical=False) or 1)
+    served = load(Stored(program), "cpu", context.settings.training_threads)
     goldens = [_golden(*one, served, card) for one in (*pictures, *build.noise(card["image_size"]))]
     context.let_go()
     bundle = build.archive(to_onnx(program), card, goldens)

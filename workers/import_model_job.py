@@ -96,7 +96,7 @@ def _tried(context: Context, bundle: Opened, backend: Backend, program: Path, pi
     """The certificate's row of one engine, held against the golden answers."""
     if not runs_here(backend):
         return engines.failed_row(backend, "it is not installed")
-    rows, threads = range(len(bundle.goldens)), engines.threads_of(context.settings)
+    rows, threads = range(len(bundle.goldens)), context.settings.engine_threads
     try:
         found = engines.elsewhere(program, backend, pixels, rows, threads, limits=LIMITS)
     except engines.TrialFailed as error:
@@ -149,7 +149,7 @@ def _as_strange(outputs: Outputs, goldens: list[Golden]) -> bool:
 
 def _register(context: Context, job: Job, bundle: Opened, rows: list[dict[str, Any]]) -> None:
     chosen = min((row for row in rows if row["passed"]), key=lambda row: pace(row["ms"]))
-    certificate = engines.certificate(rows, len(bundle.goldens), engines.threads_of(context.settings))
+    certificate = engines.certificate(rows, len(bundle.goldens), context.settings.engine_threads)
     assert certificate["engine"] == chosen["engine"]
     blob = artifacts.write_chunks(context.database, pack(bundle.model))
     with context.database.write() as session:

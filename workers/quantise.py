@@ -75,7 +75,7 @@ def run(context: Context, job: Job) -> None:
     program = pack(small, **head)
     with tempfile.TemporaryDirectory() as folder:
         now_serving, tried, failed = _try(context, source, program, pictures, Path(folder))
-    chosen, certificate = choose(job, source, now_serving, tried, failed, engines.threads_of(context.settings))
+    chosen, certificate = choose(job, source, now_serving, tried, failed, context.settings.engine_threads)
     _register(context, job, source, program, hashlib.sha256(small).hexdigest(), chosen, certificate, pictures)
 
 
@@ -146,7 +146,7 @@ def _answers_of(context: Context, program: Path, backend: Backend, pictures: Pic
     context.let_go()
     packed, rows = pictures.packed, np.concatenate([pictures.rows["test"], pictures.rows["val"]])
     assert isinstance(packed, np.memmap)
-    threads = engines.threads_of(context.settings)
+    threads = context.settings.engine_threads
     return engines.elsewhere(program, backend, Path(str(packed.filename)), rows.tolist(), threads)
 
 

@@ -4,7 +4,6 @@ import logging
 import time
 from typing import Any
 
-import psutil
 import torch
 from sqlalchemy import delete
 
@@ -84,7 +83,7 @@ def recall(context: Context, job: Job) -> Learned:
 def _machine(context: Context) -> tuple[str, int]:
     """The device and the number of threads, both prepared."""
     device = pick_device(context.settings.device)
-    threads = context.settings.threads or psutil.cpu_count(logical=False) or 1
+    threads = context.settings.training_threads
     prepare(device, threads)
     return device, threads
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-import psutil
 from fastapi import Depends, Request
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -75,8 +74,7 @@ class Answering:
         self._remembered = remembered
         self._engine = engine
         self._mirror = mirror
-        threads = settings.inference_threads or psutil.cpu_count() or 1
-        self._decoders = ThreadPoolExecutor(threads, "decode")
+        self._decoders = ThreadPoolExecutor(settings.engine_threads, "decode")
 
     def close(self) -> None:
         self._decoders.shutdown(cancel_futures=True)

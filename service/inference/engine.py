@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from service.errors import Overloaded
@@ -222,8 +221,9 @@ class Engine:
 
     def _load(self, read: Read) -> _Loaded:
         stored = read()
-        threads = self._settings.inference_threads or psutil.cpu_count() or 1
-        return _Loaded(load(stored, self._settings.device, threads), len(stored.data) * LOADED_OVER_STORED)
+        return _Loaded(
+            load(stored, self._settings.device, self._settings.engine_threads), len(stored.data) * LOADED_OVER_STORED
+        )
 
     def _remember(self, version_id: str, model: _Loaded) -> None:
         """Keeps it, and lets the models longest unused go beyond the limit."""
