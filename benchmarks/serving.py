@@ -3,7 +3,8 @@
     python -m benchmarks.serving [tiny] [resnet18] [--only limit,one,saturation,share,twice,cold] [--processes N]
 
 `limit` is the same decode and the same engine in a tight loop of a process of its own, batches of 8 pictures, decoding
-in as many threads as there are cores. The client runs on the same cores as the service, and has its share of them.
+in as many threads as there are cores. The client runs on the same cores as the service, and has its share of them:
+`cores` are those that the service itself took, in processor seconds a second.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,11 +94,26 @@ def limit(name: str, seconds: float) -> dict[str, float]:
     return {"per_second": round(rate, 1), "one_ms": one, "engine_ms": engine}
 
 
+def _family(pid: int) -> list[psutil.Process]:
+    return [psutil.Process(pid), *psutil.Process(pid).children()]
+
+
+def with_cores(pid: int, load: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the load found, and how many cores the service took for it."""
+
+    def spent() -> float:
+        return sum(sum(one.cpu_times()[:2]) for one in _family(pid))
+
+    before, began = spent(), time.perf_counter()
+    found = load()
+    return {**found, "cores": round((spent() - before) / (time.perf_counter() - began), 2)}
+
+
 def twice(url: str, pid: int, name: str, bodies: list[Path], rate: float) -> dict[str, Any]:
     """Twice the saturation for 60 s, and how much memory the service has, MiB, from its tenth second on."""
     resident: list[int] = []
     over = threading.Event()
-    family = [psutil.Process(pid), *psutil.Process(pid).children()]
+    family = _family(pid)
 
     def watch() -> None:
         while not over.wait(1):
@@ -126,6 +142,9 @@ def measure(name: str, parts: list[str], folder: Path, environment: dict[str, st
     def tell(part: str, found: dict[str, Any]) -> None:
         print(f"{name}: {part}: {json.dumps(found)}", flush=True)
 
+    def asked(bodies: list[Path], *words: str) -> dict[str, Any]:
+        return with_cores(pid, lambda: ask(url, name, bodies, *words))
+
     if "limit" in parts:
         words = [sys.executable, "-m", "benchmarks.serving", name, "--only", "inner-limit"]
         calm = {**os.environ, "GOMP_SPINCOUNT": "1000"}  # as in the service: else decoding and engine slow each other
@@ -141,19 +160,18 @@ def measure(name: str, parts: list[str], folder: Path, environment: dict[str, st
             tell("first answer", ask(url, name, bodies, "--clients", "1", "--seconds", "0.01"))
         ask(url, name, bodies, "--clients", str(CLIENTS), "--seconds", "3")
         if "one" in parts:
-            tell("one client", ask(url, name, bodies, "--clients", "1", "--seconds", "8"))
+            tell("one client", asked(bodies, "--clients", "1", "--seconds", "8"))
         if "many" in parts:
             kind = ("--type", "multipart/form-data; boundary=b")
-            found = ask(
-                url, name, [multipart(served.pictures(name), folder)], "--clients", "4", "--seconds", "8", *kind
-            )
+            body = multipart(served.pictures(name), folder)
+            found = asked([body], "--clients", "4", "--seconds", "8", *kind)
             tell("64 pictures a request, 4 clients", {**found, "pictures_per_second": 64 * found["per_second"]})
         if {"saturation", "share", "twice"} & set(parts):
-            found = ask(url, name, bodies, "--clients", str(CLIENTS), "--seconds", "10")
+            found = asked(bodies, "--clients", str(CLIENTS), "--seconds", "10")
             tell(f"saturation, {CLIENTS} clients", found)
             rate = found["per_second"]
         if "share" in parts:
-            tell("70 %", ask(url, name, bodies, "--rate", str(0.7 * rate), "--seconds", "10"))
+            tell("70 %", asked(bodies, "--rate", str(0.7 * rate), "--seconds", "10"))
         if "twice" in parts:
             tell("twice the saturation", twice(url, pid, name, bodies, rate))
 

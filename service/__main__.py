@@ -2,17 +2,15 @@
 
 import contextlib
 import os
-import socket
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import uvicorn
 from pydantic import ValidationError
-from starlette.concurrency import run_in_threadpool
 
 from service import keys, prefork, sessions
 from service.api.app import create_app
+from service.connections import Listener, Server
 from service.db import Database
 from service.errors import ServiceError
 from service.preparation import prepare
@@ -20,19 +18,6 @@ from service.settings import Settings
 
 # An idle thread of torch's looks for work for milliseconds, on the core on which requests are decoded and answered.
 SPINS = 1000
-
-
-class Server(uvicorn.Server):
-    """Calls `started` with its port once it answers."""
-
-    def __init__(self, config: uvicorn.Config, started: Callable[[int], None]) -> None:
-        super().__init__(config)
-        self._started = started
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.servers:
-            await run_in_threadpool(self._started, self.servers[0].sockets[0].getsockname()[1])
 
 
 def _welcome(settings: Settings, port: int) -> None:
@@ -60,7 +45,10 @@ def main() -> None:
 
 
 def _serve(settings: Settings) -> int:
-    server = Server(_config(settings, create_app(settings)), lambda port: _welcome(settings, port))
+    config = _config(settings, create_app(settings))
+    bound = config.bind_socket()
+    port = bound.getsockname()[1]
+    server = Server(config, lambda: Listener(bound), lambda: _welcome(settings, port))
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C has stopped it cleanly already
         server.run()
     return 0 if server.started else 3  # the reason is in the log
@@ -74,7 +62,7 @@ def _serve_together(settings: Settings) -> int:
 
     def run(place: int, share: prefork.Share) -> None:
         mine = settings.share()
-        server = prefork.Server(_config(mine, create_app(mine, place)), share)
+        server = Server(_config(mine, create_app(mine, place)), lambda: share, share.say_ready)
         with contextlib.suppress(KeyboardInterrupt):
             server.run()
         sys.exit(0 if server.started else 3)

@@ -5,7 +5,6 @@ the fewest; it reads and answers nothing itself. A process that dies is replaced
 SIGTERM and Ctrl-C end all of them, each after what it has in hand.
 """
 
-import asyncio
 import ctypes
 import logging
 import multiprocessing
@@ -21,12 +20,11 @@ from multiprocessing.sharedctypes import RawArray
 from types import FrameType
 from typing import Any
 
-import uvicorn
+from service.connections import BACKLOG
 
 log = logging.getLogger("fovea")
 
 PR_SET_PDEATHSIG = 1
-BACKLOG = 2048
 YOUNG_SECONDS = 10.0  # one that lived shorter is replaced after PAUSE_SECONDS, so that no start burns a core
 PAUSE_SECONDS = 1.0
 GRACE_SECONDS = 60.0  # longer than a process gives its requests
@@ -39,14 +37,17 @@ class Share:
     """A process's end: the connections that it is given, and how many of them have ended."""
 
     def __init__(self, channel: socket.socket, ended: Any, place: int) -> None:
-        self.channel = channel
+        self._channel = channel
         self._ended = ended
         self._place = place
+
+    def fileno(self) -> int:
+        return self._channel.fileno()
 
     def take(self) -> socket.socket | None:
         """None when nothing came."""
         try:
-            _, descriptors, _, _ = socket.recv_fds(self.channel, 1, 1)
+            _, descriptors, _, _ = socket.recv_fds(self._channel, 1, 1)
         except BlockingIOError:
             return None
         return socket.socket(fileno=descriptors[0]) if descriptors else None
@@ -54,60 +55,13 @@ class Share:
     def end(self) -> None:
         self._ended[self._place] += 1
 
-    def say_ready(self) -> None:
-        self.channel.send(b"!")
-
-
-class Server(uvicorn.Server):
-    """One of several processes: connections come from the supervisor."""
-
-    def __init__(self, config: uvicorn.Config, share: Share) -> None:
-        super().__init__(config)
-        self._share = share
-        self._accepting: set[asyncio.Task[None]] = set()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await self.lifespan.startup()
-        self.servers = []
-        self.should_exit = self.lifespan.should_exit
-        if not self.should_exit:
-            asyncio.get_running_loop().add_reader(self._share.channel, self._take)
-            self.started = True
-            self._share.say_ready()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        asyncio.get_running_loop().remove_reader(self._share.channel)
-        while taken := self._share.take():  # closed without an answer: their clients ask another
+    def close(self) -> None:
+        """What comes yet is closed without an answer: its clients ask another process."""
+        while taken := self.take():
             taken.close()
-        await super().shutdown(sockets)
 
-    def _take(self) -> None:
-        loop = asyncio.get_running_loop()
-        while connection := self._share.take():
-            task = loop.create_task(self._open(connection))
-            self._accepting.add(task)
-            task.add_done_callback(self._accepting.discard)
-
-    async def _open(self, connection: socket.socket) -> None:
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
-        except OSError:  # it has ended already
-            connection.close()
-            self._share.end()
-
-    def _protocol(self) -> asyncio.Protocol:
-        made: Any = self.config.http_protocol_class(  # type: ignore[call-arg]
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )
-        lost = made.connection_lost
-
-        def connection_lost(error: Exception | None) -> None:
-            self._share.end()
-            lost(error)
-
-        made.connection_lost = connection_lost
-        protocol: asyncio.Protocol = made
-        return protocol
+    def say_ready(self) -> None:
+        self._channel.send(b"!")
 
 
 @dataclass

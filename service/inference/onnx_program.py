@@ -105,6 +105,7 @@ def _openvino(model: bytes, precision: str, threads: int) -> Run:
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
+        "ENABLE_CPU_PINNING": False,  # each of several processes would pin its threads to the same cores
     }
     request = core.compile_model(core.read_model(model), "CPU", settings).create_infer_request()
     names = [_name(output.names) for output in request.model_outputs]
