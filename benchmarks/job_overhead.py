@@ -21,7 +21,7 @@ from service.client import Fovea
 from service.db import Database
 from service.db.tables import Measurement
 from service.ids import now
-from workers.supervisor import MALLOC
+from workers.supervisor import ENVIRONMENT
 
 COUNT, SIDE, CLASSES = 3000, 32, 6
 SPEC = {"network": "classic", "image_size": SIDE, "epochs": 20, "batch_size": 64, "precision": "fp32"}
@@ -63,7 +63,7 @@ def _directly(fovea: Fovea, data: Path, plan: dict[str, Any]) -> float:
     (data / "items.json").write_text(json.dumps([[row["label"], row["split"]] for row in items]))
     words = [sys.executable, "-m", "benchmarks.direct", str(cache), str(data / "items.json")]
     words += [json.dumps(SPEC), json.dumps(plan)]
-    done = subprocess.run(words, capture_output=True, text=True, check=True, env={**MALLOC, **os.environ})
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env={**ENVIRONMENT, **os.environ})
     return float(done.stdout)
 
 

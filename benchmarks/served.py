@@ -35,10 +35,10 @@ def program(network: str, size: int) -> bytes:
 
 
 def register(data: Path) -> None:
-    """Makes the folder's database and both models in it."""
+    """Makes the folder's database and both models in it; the newest, which a start of the service loads, is `tiny`."""
     database = Database(f"sqlite:///{data / 'fovea.db'}")
     upgrade(database)
-    for name, (network, size) in MODELS.items():
+    for name, (network, size) in reversed(MODELS.items()):
         made = program(network, size)
         blob = artifacts.write_chunks(database, made)
         engines = {"onnx": artifacts.write_chunks(database, pack(to_onnx(made)))}

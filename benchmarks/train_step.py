@@ -24,7 +24,7 @@ from torchvision.models import get_model
 from service.auto import DatasetFacts, resolve
 from service.cost import FLOPS_PER_MULTIPLY_ADD, cost
 from service.spec import TrainSpec
-from workers.supervisor import MALLOC
+from workers.supervisor import ENVIRONMENT
 from workers.training import precision
 from workers.training.augment import normalise
 from workers.training.data import Split
@@ -124,7 +124,7 @@ def one(side_of: str, network: str, side: int, steps: int) -> dict[str, Any]:
 def measured(side_of: str, network: str, side: int, steps: int) -> dict[str, Any]:
     """`one` in a process of its own: ours with the allocator that the supervisor gives a job, plain as it comes."""
     words = [sys.executable, "-m", "benchmarks.train_step", side_of, network, str(side), str(steps)]
-    environment = {**os.environ, **(MALLOC if side_of == "ours" else {})}
+    environment = {**os.environ, **(ENVIRONMENT if side_of == "ours" else {})}
     found = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
     row: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])
     return row

@@ -18,6 +18,8 @@ from service.settings import Settings
 
 # An idle thread of torch's looks for work for milliseconds, on the core on which requests are decoded and answered.
 SPINS = 1000
+# A connection closed just when its client sends the next request loses that request: longer than clients usually pause.
+IDLE_SECONDS = 75
 
 
 def _welcome(settings: Settings, port: int) -> None:
@@ -81,6 +83,7 @@ def _config(settings: Settings, app: Any) -> uvicorn.Config:
         log_level="info",
         access_log=False,
         server_header=False,
+        timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=30,
     )
 
