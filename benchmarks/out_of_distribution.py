@@ -32,6 +32,10 @@ RUNS = (
     ("sign_digits", "classic", 64, 12),
     ("fashion_small_train", "classic", 32, 12),
     ("trashnet_small", "classic", 64, 20),
+    ("grocery_veg_small", "classic", 64, 20),
+    ("blood_cells_small_train", "classic", 64, 12),
+    ("mnist_small_train", "classic", 32, 12),
+    ("omniglot_alphabets5", "classic", 64, 12),
     ("fashion_small_train", "resnet18", 32, 6),
 )
 STRANGERS = (
