@@ -16,6 +16,7 @@ from service.db import Database
 from service.db.tables import Blob, Bundle, Checkpoint, Chunk, EngineProgram, Model, ModelVersion
 from service.errors import InternalError, NotFound
 from service.ids import new_id, now
+from service.inference import choice
 from service.inference.programs import Backend, Stored
 from service.jobs import Hold
 
@@ -155,9 +156,10 @@ def add_model_version(
 def program(session: Session, version: ModelVersion, backend: Backend) -> Stored:
     """The bytes by which a model version is served on this backend."""
     if backend.kind == "torch":
-        return Stored(read_blob(session, version.program_id), backend)
-    row = session.get_one(EngineProgram, (version.id, backend.kind))
-    return Stored(read_blob(session, row.blob_id), backend)
+        blob_id = version.program_id
+    else:
+        blob_id = session.get_one(EngineProgram, (version.id, backend.kind)).blob_id
+    return Stored(read_blob(session, blob_id), backend, choice.is_quick(version.card, backend))
 
 
 def bundle(session: Session, ref: str) -> Blob:

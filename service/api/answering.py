@@ -24,6 +24,7 @@ from service.errors import PayloadTooLarge, ServiceError
 from service.inference import choice
 from service.inference.engine import Engine, Scored, merged
 from service.inference.programs import Stored
+from service.inference.turn import Turn
 from service.mirror import Mirror, Offer
 from service.settings import Settings
 
@@ -73,6 +74,7 @@ class Answering:
         self._db = db
         self._remembered = remembered
         self._engine = engine
+        self._turn = Turn(engine)
         self._mirror = mirror
         self._decoders = ThreadPoolExecutor(settings.engine_threads, "decode")
 
@@ -131,7 +133,9 @@ class Answering:
             return Answered(decoded, None, decode_ms)
 
         pixels = good[0][np.newaxis] if len(good) == 1 else np.stack(good)
-        scored = await asyncio.wrap_future(self._engine.submit(version.id, self._reader(version), pixels))
+        scored = await self._turn.score(version.id, pixels) if len(pixels) == 1 else None
+        if scored is None:
+            scored = await asyncio.wrap_future(self._engine.submit(version.id, self._reader(version), pixels))
         return Answered(decoded, scored, decode_ms)
 
     def _reader(self, version: ModelVersion) -> Callable[[], Stored]:

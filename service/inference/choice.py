@@ -1,6 +1,7 @@
 """Which engine serves a model version here: the certified one or, where it cannot run, the next that was certified."""
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from service.inference.programs import TORCH, Backend, parse
 from service.settings import Settings
 
 INT8 = (Backend("onnxruntime", "int8"), Backend("openvino", "int8"))
+QUICK_MS = 0.6
 GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 
 
@@ -32,6 +34,12 @@ def pick(card: dict[str, Any], settings: Settings) -> Backend:
         if runs_here(one):
             return one
     raise InternalError("no_engine", f"none of {', '.join(map(str, allowed))} can run here")
+
+
+def is_quick(card: dict[str, Any], backend: Backend) -> bool:
+    """Did its certificate measure so little for one picture that a second thread would not pay?"""
+    rows = card.get("certificate", {}).get("candidates", ())
+    return any(row["ms"].get("1", math.inf) < QUICK_MS for row in rows if row["engine"] == str(backend))
 
 
 def pace(milliseconds: dict[str, float]) -> float:

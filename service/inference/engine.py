@@ -56,6 +56,7 @@ class _Request:
 class _Loaded:
     program: Program
     bytes: int
+    quick: bool
     pace: Pace = field(default_factory=Pace)
 
 
@@ -67,6 +68,7 @@ class Engine:
         self._in_hand: Counter[str] = Counter()  # pictures between `places` and their answer
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()  # longest unused first
         self._loading: set[str] = set()
+        self._running = False  # a program, in whichever thread
         self._closing = False
         self._buffer = np.empty(0, np.uint8)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -111,6 +113,24 @@ class Engine:
             self._changed.notify()
         return request.future
 
+    def is_quick(self, version_id: str) -> bool:
+        """Is it loaded, and small enough for `at_once`?"""
+        model = self._loaded.get(version_id)
+        return model is not None and model.quick
+
+    def at_once(self, version_id: str, parts: Sequence[Pixels]) -> list[Scored] | None:
+        """Scores a quick model's (n, S, S, 3) pixels in this thread; None when others are running or waiting."""
+        with self._changed:
+            model = self._loaded.get(version_id)
+            if model is None or self._running or self._waiting or self._closing:
+                return None
+            self._running = True
+            self._loaded.move_to_end(version_id)
+        try:
+            return self._scored(model, parts, [time.perf_counter()] * len(parts))
+        finally:
+            self._rest()
+
     def submit_if_idle(self, version_id: str, read: Read, pixels: Pixels) -> Future[Scored] | None:
         """As `submit`, for what nobody waits for: None when a request waits. Loads the program in this thread."""
         with self._changed:
@@ -147,18 +167,26 @@ class Engine:
             except Exception as error:  # noqa: BLE001 - whatever the engine raises belongs to the requests
                 for request in batch:
                     request.future.set_exception(error)
+            finally:
+                self._rest()
+
+    def _rest(self) -> None:
+        with self._changed:
+            self._running = False
+            self._changed.notify()
 
     def _take(self) -> tuple[_Loaded, list[_Request]] | None:
         """What is queued for the model whose turn it is, up to a batch; waits only when nothing is queued."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._next() is not None or self._closing)
+                self._changed.wait_for(lambda: not self._running and (self._next() is not None or self._closing))
                 version_id = self._next()
                 if version_id is None:
                     return None
                 model = self._loaded[version_id]
                 self._loaded.move_to_end(version_id)
                 batch = self._batch(version_id, model)
+                self._running = bool(batch)
             if batch:
                 return model, batch
 
@@ -180,21 +208,26 @@ class Engine:
         return batch
 
     def _answer(self, model: _Loaded, batch: list[_Request]) -> None:
+        scored = self._scored(model, [request.pixels for request in batch], [request.queued_at for request in batch])
+        for request, one in zip(batch, scored, strict=True):
+            request.future.set_result(one)
+
+    def _scored(self, model: _Loaded, parts: Sequence[Pixels], queued_at: Sequence[float]) -> list[Scored]:
+        """Of each part, all in one batch or, where they are more than fit into one, several."""
         started = time.perf_counter()
-        pixels = batch[0].pixels if len(batch) == 1 else self._joined([request.pixels for request in batch])
+        pixels = parts[0] if len(parts) == 1 else self._joined(parts)
         most = self._settings.max_batch
         pieces = [pixels[start : start + most] for start in range(0, len(pixels), most)]
         outputs = joined([model.program.outputs(piece) for piece in pieces])
         seconds = time.perf_counter() - started
         model.pace.ran(min(len(pixels), most), seconds / len(pieces))
-        start = 0
-        for request in batch:
-            end = start + len(request.pixels)
-            waited_ms = (started - request.queued_at) * 1000
-            request.future.set_result(Scored(outputs[start:end], waited_ms, seconds * 1000))
-            start = end
+        scored, start = [], 0
+        for part, since in zip(parts, queued_at, strict=True):
+            scored.append(Scored(outputs[start : start + len(part)], (started - since) * 1000, seconds * 1000))
+            start += len(part)
+        return scored
 
-    def _joined(self, parts: list[Pixels]) -> Pixels:
+    def _joined(self, parts: Sequence[Pixels]) -> Pixels:
         """In memory that the next batch uses again: fresh memory costs more than the copy into it."""
         shape = (sum(map(len, parts)), *parts[0].shape[1:])
         size = math.prod(shape)
@@ -221,9 +254,9 @@ class Engine:
 
     def _load(self, read: Read) -> _Loaded:
         stored = read()
-        return _Loaded(
-            load(stored, self._settings.device, self._settings.engine_threads), len(stored.data) * LOADED_OVER_STORED
-        )
+        threads = 1 if stored.quick else self._settings.engine_threads
+        program = load(stored, self._settings.device, threads)
+        return _Loaded(program, len(stored.data) * LOADED_OVER_STORED, stored.quick)
 
     def _remember(self, version_id: str, model: _Loaded) -> None:
         """Keeps it, and lets the models longest unused go beyond the limit."""

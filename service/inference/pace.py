@@ -18,32 +18,38 @@ class Pace:
 
     def __init__(self) -> None:
         self._each: dict[int, deque[float]] = {}  # seconds of one picture, by size
+        self._medians: dict[int, float] = {}
+        self._least = 0.0
         self._runs = 0
 
     def ran(self, pictures: int, seconds: float) -> None:
         self._runs += 1
         if self._runs % AFRESH == 0:
             self._each.clear()
-        self._each.setdefault(_size(pictures), deque(maxlen=KEPT)).append(seconds / pictures)
+            self._medians.clear()
+        size = _size(pictures)
+        runs = self._each.setdefault(size, deque(maxlen=KEPT))
+        runs.append(seconds / pictures)
+        self._medians[size] = median(runs)
+        self._least = min(self._medians.values())
 
     def per_picture(self) -> float:
         """Seconds of a picture at the size where they are least; 0 while nothing was measured."""
-        return min(map(median, self._each.values()), default=0.0)
+        return self._least  # asked with every request, so it is kept
 
     def batch(self, most: int, seconds: float) -> int:
         """Pictures of the next batch, at most `most`: the most that run within `seconds` and are worth their wait.
 
         A size that was not judged yet is tried, if at the pace of the size before it would run within `seconds`.
         """
-        fastest, chosen, before = self.per_picture(), 1, 0.0
+        chosen, before = 1, 0.0
         for size in _sizes(most):
-            runs = self._each.get(_size(size), ())
-            if len(runs) < ENOUGH:
+            if len(self._each.get(_size(size), ())) < ENOUGH:
                 return size if before * size <= seconds else chosen
-            before = median(runs)
+            before = self._medians[_size(size)]
             if size > 1 and before * size > seconds:
                 return chosen
-            if before * WORTH <= fastest:
+            if before * WORTH <= self._least:
                 chosen = size
         return chosen
 

@@ -84,6 +84,7 @@ class Stored:
 
     data: bytes
     backend: Backend = TORCH
+    quick: bool = False  # needs less for a picture than handing it to another thread is worth
 
 
 def load(stored: Stored, device: str, threads: int) -> Program:
