@@ -6,8 +6,10 @@ busy clients is a tenth of a second: the last of a thousand newcomers waited for
 
 import asyncio
 import errno
+import gc
 import logging
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -17,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 log = logging.getLogger("fovea")
 
 BACKLOG = 2048
+SWITCH_SECONDS = 0.0005  # after which a thread that waits for the interpreter gets it: the loop's turns are as short
 PAUSE_SECONDS = 0.5  # without accepting, where there are no more file descriptors
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -59,6 +62,13 @@ class Listener:
         self._socket.close()
 
 
+def _settle() -> None:
+    """What a start has made stays: the garbage collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(SWITCH_SECONDS)
+
+
 class Server(uvicorn.Server):
     """Opens its source, and calls `ready`, in a thread, once it answers."""
 
@@ -76,6 +86,7 @@ class Server(uvicorn.Server):
             self._source = self._open_source()
             self._listen()
             self.started = True
+            _settle()
             await run_in_threadpool(self._ready)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

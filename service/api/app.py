@@ -53,7 +53,7 @@ SWEEP_SECONDS = 600.0
 DESCRIPTION = "Upload labelled pictures, train a network, classify. Errors are `application/problem+json`."
 
 
-def create_app(settings: Settings, place: int | None = None) -> FastAPI:
+def create_app(settings: Settings, place: int | None = None) -> ASGIApp:
     """The service over one data folder. Migrates the database and makes the admin key when it starts.
 
     `place` is its number among the processes that answer together, from 0, whose supervisor has done that.
@@ -105,8 +105,7 @@ def create_app(settings: Settings, place: int | None = None) -> FastAPI:
         app.include_router(module.router, responses=PROBLEMS)
     app.include_router(web.router())
     problems.install(app)
-    app.add_middleware(Edge, settings=settings)
-    return app
+    return Edge(app, settings)
 
 
 async def _sweep(database: Database, settings: Settings) -> None:
@@ -128,9 +127,9 @@ SAFE = (
 
 
 class Edge:
-    """Around every request: a request id in and out, safe headers, and a limit on JSON bodies."""
+    """Around every request and all of the framework: a request id in and out, safe headers, a limit on JSON bodies."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
         self.app = app
         self.settings = settings
 
@@ -158,6 +157,7 @@ class Edge:
             await problems.problem(error, request_id)(scope, receive, send_with_headers)
             return
         if (path := classify.PATH.fullmatch(scope["path"])) and scope["method"] == "POST":
+            scope["app"] = self.app
             await classify.direct(path[1], scope, receive, send_with_headers)
             return
         await self.app(scope, self._limited(scope, receive), send_with_headers)
