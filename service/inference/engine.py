@@ -1,4 +1,5 @@
 """One engine thread per process: it takes what is queued, never waits for a batch, and keeps recent models loaded.
+Quick networks are scored in the thread that asks (`at_once`) while it has nothing to do.
 
 Beside it requests only decode and wait, and a model that is not loaded yet is loaded, so that no other waits for it.
 Models take turns. What is in hand is bounded in pictures and in expected seconds; beyond that, Overloaded at once.
