@@ -113,6 +113,6 @@ def test_its_failure_is_told_to_all_who_asked_and_frees_the_engine(
         return await asyncio.gather(*asking, return_exceptions=True)
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine._loaded["quick"].program, "outputs", broken)
+        patched.setattr(engine._loaded["quick"].quick, "outputs", broken)
         assert [str(error) for error in asyncio.run(ask())] == ["no memory"] * 2
     assert all(isinstance(one, Scored) for one in asyncio.run(ask()))

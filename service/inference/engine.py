@@ -56,8 +56,8 @@ class _Request:
 @dataclass(eq=False)
 class _Loaded:
     program: Program
+    quick: Program | None  # the same by one thread, where that is enough for a picture
     bytes: int
-    quick: bool
     pace: Pace = field(default_factory=Pace)
 
 
@@ -117,18 +117,18 @@ class Engine:
     def is_quick(self, version_id: str) -> bool:
         """Is it loaded, and small enough for `at_once`?"""
         model = self._loaded.get(version_id)
-        return model is not None and model.quick
+        return model is not None and model.quick is not None
 
     def at_once(self, version_id: str, parts: Sequence[Pixels]) -> list[Scored] | None:
         """Scores a quick model's (n, S, S, 3) pixels in this thread; None when others are running or waiting."""
         with self._changed:
             model = self._loaded.get(version_id)
-            if model is None or self._running or self._waiting or self._closing:
+            if model is None or model.quick is None or self._running or self._waiting or self._closing:
                 return None
             self._running = True
             self._loaded.move_to_end(version_id)
         try:
-            return self._scored(model, parts, [time.perf_counter()] * len(parts))
+            return self._scored(model, model.quick, parts, [time.perf_counter()] * len(parts))
         finally:
             self._rest()
 
@@ -209,17 +209,20 @@ class Engine:
         return batch
 
     def _answer(self, model: _Loaded, batch: list[_Request]) -> None:
-        scored = self._scored(model, [request.pixels for request in batch], [request.queued_at for request in batch])
+        parts, queued_at = [request.pixels for request in batch], [request.queued_at for request in batch]
+        scored = self._scored(model, model.program, parts, queued_at)
         for request, one in zip(batch, scored, strict=True):
             request.future.set_result(one)
 
-    def _scored(self, model: _Loaded, parts: Sequence[Pixels], queued_at: Sequence[float]) -> list[Scored]:
+    def _scored(
+        self, model: _Loaded, program: Program, parts: Sequence[Pixels], queued_at: Sequence[float]
+    ) -> list[Scored]:
         """Of each part, all in one batch or, where they are more than fit into one, several."""
         started = time.perf_counter()
         pixels = parts[0] if len(parts) == 1 else self._joined(parts)
         most = self._settings.max_batch
         pieces = [pixels[start : start + most] for start in range(0, len(pixels), most)]
-        outputs = joined([model.program.outputs(piece) for piece in pieces])
+        outputs = joined([program.outputs(piece) for piece in pieces])
         seconds = time.perf_counter() - started
         model.pace.ran(min(len(pixels), most), seconds / len(pieces))
         scored, start = [], 0
@@ -255,9 +258,10 @@ class Engine:
 
     def _load(self, read: Read) -> _Loaded:
         stored = read()
-        threads = 1 if stored.quick else self._settings.engine_threads
-        program = load(stored, self._settings.device, threads)
-        return _Loaded(program, len(stored.data) * LOADED_OVER_STORED, stored.quick)
+        quick = load(stored, self._settings.device, 1) if stored.quick else None
+        program = load(stored, self._settings.device, self._settings.engine_threads)  # last: torch counts for all
+        copies = 1 if quick is None else 2
+        return _Loaded(program, quick, copies * len(stored.data) * LOADED_OVER_STORED)
 
     def _remember(self, version_id: str, model: _Loaded) -> None:
         """Keeps it, and lets the models longest unused go beyond the limit."""

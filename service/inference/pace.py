@@ -19,7 +19,7 @@ class Pace:
     def __init__(self) -> None:
         self._each: dict[int, deque[float]] = {}  # seconds of one picture, by size
         self._medians: dict[int, float] = {}
-        self._least = 0.0
+        self._least = 0.0  # of those: other threads ask for it while a batch ends
         self._runs = 0
 
     def ran(self, pictures: int, seconds: float) -> None:
@@ -35,7 +35,7 @@ class Pace:
 
     def per_picture(self) -> float:
         """Seconds of a picture at the size where they are least; 0 while nothing was measured."""
-        return self._least  # asked with every request, so it is kept
+        return self._least
 
     def batch(self, most: int, seconds: float) -> int:
         """Pictures of the next batch, at most `most`: the most that run within `seconds` and are worth their wait.

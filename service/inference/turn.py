@@ -7,12 +7,8 @@ for the interpreter.
 import asyncio
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
+from service.inference.engine import Engine, Pixels, Scored
 
-from service.inference.engine import Engine, Scored
-
-Pixels = NDArray[np.uint8]
 Answer = asyncio.Future[Scored | None]
 
 
