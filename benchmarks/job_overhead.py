@@ -21,7 +21,7 @@ from service.client import Fovea
 from service.db import Database
 from service.db.tables import Measurement
 from service.ids import now
-from workers.supervisor import ENVIRONMENT
+from workers.standby import ENVIRONMENT
 
 COUNT, SIDE, CLASSES = 3000, 32, 6
 SPEC = {"network": "classic", "image_size": SIDE, "epochs": 20, "batch_size": 64, "precision": "fp32"}

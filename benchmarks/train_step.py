@@ -24,7 +24,7 @@ from torchvision.models import get_model
 from service.auto import DatasetFacts, resolve
 from service.cost import FLOPS_PER_MULTIPLY_ADD, cost
 from service.spec import TrainSpec
-from workers.supervisor import ENVIRONMENT
+from workers.standby import ENVIRONMENT
 from workers.training import precision
 from workers.training.augment import normalise
 from workers.training.data import Split

@@ -1,5 +1,5 @@
-"""The process that runs one job: waits for its job on stdin with everything imported, runs it, and exits. Where the
-job was there first, only what it needs is imported: an import of pictures does not wait for torch.
+"""The process that runs one job: waits for it on stdin, a heavy one with torch imported, runs it, and exits. Where
+the job was there first, only what it needs is imported.
 
 Exit code 0 means that the job's row tells how it ended; anything else is a death, which the supervisor writes down.
 """
@@ -36,7 +36,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: shutting_down.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which asks by SIGTERM
     settings = Settings()
-    if not _is_waiting():
+    if sys.argv[1] == "heavy" and not _is_waiting():
         _preload(settings)
     line = sys.stdin.readline()
     if not line:

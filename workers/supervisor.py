@@ -1,15 +1,12 @@
 """Claims jobs and gives each to a child process; heartbeats, cancels, and turns any death into a row.
 
-It never runs a job itself and never imports torch, so nothing a job does can stop its heartbeat. A standby child has
-torch imported before there is a job for it: starting one takes seconds, handing it a job does not.
+It never runs a job itself and never imports torch, so nothing a job does can stop its heartbeat.
 """
 
 import json
 import logging
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -24,18 +21,10 @@ from service.ids import now
 from service.jobs import Hold, LeaseLost
 from service.processes import identity, is_gone
 from service.settings import Settings
+from workers.standby import Child, Standby, kill
 
 log = logging.getLogger("fovea.worker")
 
-ENVIRONMENT = {  # of a job's process, where the user's says nothing else
-    # glibc would give a step's memory back to the system and fault it in again at the next: up to 44 % slower
-    "MALLOC_MMAP_MAX_": "0",  # a threshold would leave out what is larger than 32 MiB
-    "MALLOC_TRIM_THRESHOLD_": str(2**40),
-    "MALLOC_TOP_PAD_": str(2**26),
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # large pages, where the system gives them to those that ask
-    # a thread that waits for the others keeps its core: beside other work that is the one the others wait for
-    "GOMP_SPINCOUNT": "20000",
-}
 GRACE_SECONDS = 60.0  # for a child that was asked to write its checkpoint and go
 
 
@@ -45,7 +34,7 @@ class Supervisor:
         self._database = Database(settings.database)
         self._me = identity()
         self._closing = threading.Event()
-        self._standby: subprocess.Popen[bytes] | None = None
+        self._standby = Standby()
 
     def shut_down(self) -> None:
         self._closing.set()
@@ -57,17 +46,14 @@ class Supervisor:
         log.info("waiting for jobs")
         try:
             while not self._closing.is_set():
-                if self._standby is None or self._standby.poll() is not None:
-                    self._standby = self._start_child()
-                if (hold := self._claim()) is not None:
-                    child, self._standby = self._standby, None
-                    self._watch(hold, child)
+                self._standby.prepare()
+                if (job := self._claim()) is not None:
+                    self._watch(Hold(job.id, job.attempt), self._standby.take(job.type))
                 else:
                     self._tidy()
                     self._closing.wait(self._settings.poll_seconds)
         finally:
-            if self._standby is not None:
-                _kill(self._standby)
+            self._standby.close()
             self._database.dispose()
 
     def _wait_for_schema(self) -> bool:
@@ -77,12 +63,11 @@ class Supervisor:
             self._closing.wait(self._settings.poll_seconds)
         return False
 
-    def _claim(self) -> Hold | None:
+    def _claim(self) -> Job | None:
         try:
             self._rescue_orphans()
             with self._database.write() as session:
-                job = jobs.claim(session, self._me, self._settings.lease_seconds)
-                return None if job is None else Hold(job.id, job.attempt)
+                return jobs.claim(session, self._me, self._settings.lease_seconds)
         except Overloaded as error:
             log.warning("%s", error)
             return None
@@ -105,15 +90,7 @@ class Supervisor:
         with suppress(Overloaded):
             artifacts.prune(self._database)
 
-    def _start_child(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "workers.run_job"],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-            env={**ENVIRONMENT, **os.environ},
-        )
-
-    def _watch(self, hold: Hold, child: subprocess.Popen[bytes]) -> None:
+    def _watch(self, hold: Hold, child: Child) -> None:
         """Gives the job to the child and stays with it to the end, whatever the end is."""
         log.info("running %s, attempt %d", hold.job_id, hold.attempt)
         _tell(child, {"job_id": hold.job_id, "attempt": hold.attempt})
@@ -123,7 +100,7 @@ class Supervisor:
                 child.send_signal(signal.SIGTERM)
                 deadline = time.monotonic() + GRACE_SECONDS
             if time.monotonic() > deadline or self._unwanted(hold, beat=time.monotonic() >= next_beat):
-                _kill(child)
+                kill(child)
             if time.monotonic() >= next_beat:
                 if stillness.seconds(self._progress(hold)) > self._settings.stuck_seconds:
                     self._end_stuck(hold, child)
@@ -157,14 +134,14 @@ class Supervisor:
             job = jobs.get(session, hold.job_id)
             return job.progress, job.status
 
-    def _end_stuck(self, hold: Hold, child: subprocess.Popen[bytes]) -> None:
+    def _end_stuck(self, hold: Hold, child: Child) -> None:
         seconds = self._settings.stuck_seconds
         error = {
             "code": "stuck",
             "message": f"the job made no step for {seconds:.0f} seconds",
             "hint": "read the job's log; FOVEA_STUCK_SECONDS allows longer steps",
         }
-        _kill(child)
+        kill(child)
         with suppress(LeaseLost), self._database.write() as session:
             jobs.fail(session, hold, error)
 
@@ -195,20 +172,13 @@ class _Stillness:
         return time.monotonic() - self._since
 
 
-def _tell(child: subprocess.Popen[bytes], message: dict[str, object]) -> None:
+def _tell(child: Child, message: dict[str, object]) -> None:
     assert child.stdin is not None
     try:
         child.stdin.write(json.dumps(message).encode() + b"\n")
         child.stdin.close()
     except BrokenPipeError:
         log.warning("the child died before it got its job")
-
-
-def _kill(child: subprocess.Popen[bytes]) -> None:
-    """The child and the decoders it started: they share a process group."""
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
 
 
 def _signal_name(number: int) -> str:
