@@ -135,7 +135,8 @@ def report(folder: Path, name: str, network: str, side: int, epochs: int) -> Non
     for row in trust.sets_report(sets, trial.answers(trial.test), trial.temperature):
         seen = row["empirical"]
         interval = f"{seen['value']:.3f} ({seen['low']:.3f} to {seen['high']:.3f})"
-        print(f"sets of coverage {row['coverage']}: {interval}, mean size {row['mean_size']:.2f}")
+        chance = f"chance allows {row['expected']['low']:.3f} to {row['expected']['high']:.3f}"
+        print(f"sets of coverage {row['coverage']}: {interval}, mean size {row['mean_size']:.2f}; {chance}")
     print(f"test split: abstain at 5 %: {abstained(inside[2])}; {time.perf_counter() - began:.0f} s\n", flush=True)
 
 

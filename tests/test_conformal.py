@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from service.inference import conformal
+from workers.training.trust import expected
 
 
 def test_the_threshold_is_the_finite_sample_quantile() -> None:
@@ -60,3 +61,18 @@ def test_sets_and_p_values_keep_their_promise_on_average(coverage: float) -> Non
         alarms.append((conformal.p_values(conformal.keep(strange[:99]), strange[99:]) <= 1 - coverage).mean())
     assert coverage - 0.01 < np.mean(covered) < coverage + 0.03
     assert 1 - coverage - 0.02 < np.mean(alarms) < 1 - coverage + 0.01
+
+
+@pytest.mark.parametrize(("held_out", "new", "coverage"), [(99, 40, 0.8), (450, 450, 0.95), (30, 500, 0.9)])
+def test_what_chance_allows_is_what_it_does_in_95_of_100_draws(held_out: int, new: int, coverage: float) -> None:
+    random = np.random.default_rng(held_out)
+    rank = int(np.ceil((held_out + 1) * coverage))
+    limits = np.sort(random.normal(size=(4000, held_out)))[:, rank - 1]
+    shares = (random.normal(size=(4000, new)) <= limits[:, np.newaxis]).mean(1)
+    chance = expected(new, held_out, rank)
+    assert 0.94 < ((shares >= chance["low"]) & (shares <= chance["high"])).mean() < 0.99
+
+
+def test_too_few_held_out_pictures_leave_nothing_to_chance() -> None:
+    assert expected(100, 5, 6) == {"low": 1.0, "high": 1.0}
+    assert expected(100, 5, 0) == {"low": 0.0, "high": 0.0}

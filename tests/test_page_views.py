@@ -151,6 +151,16 @@ def test_the_pictures_behind_a_cell_and_another_version(known: Visit) -> None:
     expect(better).to_have_text(str(found["wrong_to_right"]))
 
 
+def test_promises_are_shown_with_what_came_of_them(known: Visit) -> None:
+    page = known.page
+    known.open("judge/poor:2", "Judge")
+    found = known.fovea.http.get("/v1/models/poor:2/evaluation").json()
+    rows = page.get_by_role("region", name="Promises").locator("tbody tr")
+    for row, told in zip(rows.all(), found["prediction_sets"] + found["out_of_distribution"], strict=True):
+        expect(row).to_contain_text(f"{100 * told['empirical']['value']:.1f} %")
+        expect(row).to_contain_text("kept" if told["kept"] else "not kept")
+
+
 def test_a_pasted_picture_is_answered(known: Visit) -> None:
     page = known.page
     known.open("ask/poor", "Ask")

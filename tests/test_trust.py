@@ -48,13 +48,16 @@ def test_sets_and_abstentions_over_http_are_those_of_the_evaluation(trained: Fov
         held = [item["label"] in one["prediction_set"] for item, one in zip(items, results, strict=True)]
         assert np.mean(held) == pytest.approx(row["empirical"]["value"], abs=1e-9)
         assert np.mean([len(one["prediction_set"]) for one in results]) == pytest.approx(row["mean_size"], abs=0.02)
-        assert row["empirical"]["high"] > row["coverage"]
+        assert row["kept"] is (row["empirical"]["value"] >= row["expected"]["low"])
+        assert row["expected"]["low"] < row["coverage"] < row["expected"]["high"]
         assert all(one["prediction_set"][0] == one["label"] for one in results)
     for row in report["out_of_distribution"]:
         results = ask(trained, pictures, false_alarm=row["false_alarm"])
         share = np.mean([one["decision"] == "abstain" for one in results])
         assert share == pytest.approx(row["empirical"]["value"], abs=1 / len(items) + 1e-9)
-        assert row["empirical"]["low"] < row["false_alarm"] + 0.03
+        assert row["kept"] is (row["empirical"]["value"] <= row["expected"]["high"])
+        assert row["expected"]["low"] < row["false_alarm"] < row["expected"]["high"]
+    assert all(row["kept"] for row in report["prediction_sets"] + report["out_of_distribution"])
 
 
 def ask(fovea: Fovea, pictures: list[bytes], **params: object) -> list[dict]:

@@ -357,10 +357,21 @@ EVALUATION = {
     "thresholds": [{"threshold": 0.9, "precision": 1.0, "recall": 0.926, "answered": 0.926}],
     "mistakes": [{"image": "5e88…", "label": "tulip", "predicted": "rose", "probability": 0.71}],
     "prediction_sets": [
-        {"coverage": 0.95, "empirical": {"value": 0.963, "low": 0.817, "high": 0.993}, "mean_size": 1.15}
+        {
+            "coverage": 0.95,
+            "empirical": {"value": 0.963, "low": 0.817, "high": 0.993},
+            "expected": {"low": 0.815, "high": 1.0},
+            "kept": True,
+            "mean_size": 1.15,
+        },
     ],
     "out_of_distribution": [
-        {"false_alarm": 0.05, "empirical": {"value": 0.037, "low": 0.007, "high": 0.183}},
+        {
+            "false_alarm": 0.05,
+            "empirical": {"value": 0.037, "low": 0.007, "high": 0.183},
+            "expected": {"low": 0.0, "high": 0.185},
+            "kept": True,
+        },
     ],
 }
 ALIAS = {

@@ -1,12 +1,13 @@
 """What a model may promise beyond its first answer: prediction sets and strangeness, fitted on held-out pictures, and
 how well both keep their word on the test split."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.stats import betabinom, binomtest
 
 from service.inference import conformal
 from service.inference.score import probabilities
@@ -36,15 +37,16 @@ def strangeness_kept(held_out: Answers) -> conformal.Kept:
 
 
 def sets_report(kept: conformal.Kept, test: Answers, temperature: float) -> list[dict[str, Any]]:
-    """Stated against empirical coverage, with its 95 % interval (Wilson)."""
+    """Stated against empirical coverage with its 95 % interval (Wilson), and whether the promise was kept: sets cover
+    no less than chance explains, as `expected` tells. They cover more where one class alone already does."""
     chances = probabilities(test.logits, temperature)
     return [_sets_row(kept, chances, test.labels, asked) for asked in COVERAGES]
 
 
 def strangeness_report(kept: conformal.Kept, test: Answers) -> list[dict[str, Any]]:
-    """Stated against empirical false alarms, likewise."""
+    """Stated against empirical false alarms, likewise: no more than chance explains."""
     p_values = conformal.p_values(kept, test.strangeness.astype(np.float64))
-    return [{"false_alarm": stated, "empirical": share(p_values <= stated)} for stated in FALSE_ALARMS]
+    return [_alarms_row(kept, p_values, stated) for stated in FALSE_ALARMS]
 
 
 def _sets_row(
@@ -52,7 +54,36 @@ def _sets_row(
 ) -> dict[str, Any]:
     named = conformal.sets(chances, conformal.threshold(kept, asked))
     covered = named[np.arange(len(labels)), labels]
-    return {"coverage": asked, "empirical": share(covered), "mean_size": float(named.sum(1).mean())}
+    found, chance = share(covered), expected(len(labels), kept["n"], math.ceil((kept["n"] + 1) * asked))
+    return {
+        "coverage": asked,
+        "empirical": found,
+        "expected": chance,
+        "kept": found["value"] >= chance["low"],
+        "mean_size": float(named.sum(1).mean()),
+    }
+
+
+def _alarms_row(kept: conformal.Kept, p_values: NDArray[np.float64], stated: float) -> dict[str, Any]:
+    found, chance = share(p_values <= stated), expected(len(p_values), kept["n"], int((kept["n"] + 1) * stated))
+    return {
+        "false_alarm": stated,
+        "empirical": found,
+        "expected": chance,
+        "kept": found["value"] <= chance["high"],
+    }
+
+
+def expected(new: int, held_out: int, rank: int) -> dict[str, float]:
+    """Where the share of `new` scores below the rank-th smallest of `held_out` ones lies in 95 of 100 draws of both.
+
+    Their number is beta-binomial, whatever the scores' distribution (Vovk 2012; Angelopoulos and Bates 2023, section
+    3.2). A rank that is 0 or beyond the held-out scores leaves nothing to chance.
+    """
+    if not 0 < rank <= held_out:
+        return {"low": float(rank > 0), "high": float(rank > 0)}
+    low, high = betabinom.ppf([0.025, 0.975], new, rank, held_out + 1 - rank) / new
+    return {"low": float(low), "high": float(high)}
 
 
 def share(hits: NDArray[np.bool_]) -> dict[str, float]:

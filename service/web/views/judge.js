@@ -8,6 +8,7 @@ import { card, choice, errorBox, facts, field, table } from "../parts.js";
 import { reliability, thresholds } from "../figures.js";
 import { chosen, itemsOf } from "../models.js";
 import { picture } from "../picture.js";
+import { promises } from "../promises.js";
 import { link } from "../router.js";
 
 const MOST_CLASSES = 40; // beyond it a matrix is no longer read; the list of confusions is
@@ -26,6 +27,7 @@ export async function view({ args: [ref], signal }) {
     classes(found),
     found.thresholds && thresholds(found.thresholds, several(found)),
     calibration(found),
+    promises(found),
     worst(found, where),
   ];
 }
