@@ -46,6 +46,9 @@ def main() -> None:
     _log_to(settings, hold)
     database = Database(settings.database)
     _run(Context(settings, database, hold, shutting_down))
+    database.dispose()
+    logging.shutdown()
+    os._exit(0)  # taking torch and the engines apart takes two seconds, for which the next job would wait
 
 
 def _is_waiting() -> bool:
