@@ -19,6 +19,7 @@ from workers.training.loop import Diverged, EpochResult, Run, train, validate
 from workers.training.losses import focal
 from workers.training.muon import orthogonalise
 from workers.training.optim import learning_rate
+from workers.training.randomness import seed_globally
 from workers.training.state import TrainState, network_of, prepare, start, weights_sha256
 
 PLAN = {"precision": "fp32", "channels_last": False}
@@ -175,6 +176,27 @@ def test_orthogonalised_matrices_have_singular_values_near_one() -> None:
         found = torch.linalg.svdvals(orthogonalise(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
         assert found.min() > 0.6
         assert found.max() < 1.3
+
+
+@pytest.mark.parametrize("shape", [(16, 40), (40, 16), (96, 864)])
+def test_orthogonalising_by_gram_matrices_is_the_published_iteration(shape: tuple[int, int]) -> None:
+    luck = torch.Generator().manual_seed(0)
+    poor = torch.randn(shape[0], 3, generator=luck) @ torch.randn(3, shape[1], generator=luck)  # of rank three
+    for matrix in (torch.randn(shape, generator=luck), poor + 1e-3 * torch.randn(shape, generator=luck)):
+        x = matrix.double() / matrix.norm()
+        for _ in range(5):  # Jordan et al. 2024
+            product = x @ x.T
+            x = 3.4445 * x + (-4.7750 * product + 2.0315 * product @ product) @ x
+        torch.testing.assert_close(orthogonalise(matrix).double(), x, rtol=0, atol=2e-3)
+
+
+def test_what_is_drawn_globally_depends_on_the_seed_and_the_purpose_alone() -> None:
+    drawn = []
+    for seed, purpose in ((1, "init"), (1, "dropout"), (1, "init")):
+        seed_globally(seed, purpose)
+        drawn.append(torch.rand(3))
+    assert torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0], drawn[1])
 
 
 def test_focal_loss_without_gamma_is_cross_entropy() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 STEPS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that drives every singular value towards one
@@ -21,17 +22,22 @@ class Muon(torch.optim.Optimizer):
     """Parameter groups carry `orthogonal`: True for matrices and filters, False for everything else."""
 
     def __init__(self, groups: Iterable[dict[str, Any]], lr: float, momentum: float) -> None:
-        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "orthogonal": False})
+        rest = {"weight_decay": 0.0, "orthogonal": False, "fused": True}  # fused: a step restored goes to the device
+        super().__init__(groups, {"lr": lr, "momentum": momentum, **rest})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    (self._orthogonal if group["orthogonal"] else self._adamw)(parameter, parameter.grad, group)
+            learning = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not group["orthogonal"]:
+                self._adamw(learning, group)
+                continue
+            for parameter in learning:
+                self._orthogonal(parameter, group)
 
-    def _orthogonal(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
+    def _orthogonal(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        state, gradient = self.state[parameter], parameter.grad
+        assert gradient is not None
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
         momentum = state["momentum"].lerp_(gradient, 1 - group["momentum"])
@@ -41,26 +47,64 @@ class Muon(torch.optim.Optimizer):
         scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
         parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)
 
-    def _adamw(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state, lr = self.state[parameter], group["lr"] * ADAM_RATE
-        if not state:
-            state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-            state["step"] = torch.zeros(())
-        state["step"] += 1
-        state["mean"].lerp_(gradient, 1 - BETAS[0])
-        state["square"].mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-        step = float(state["step"])
-        root = (state["square"] / (1 - BETAS[1] ** step)).sqrt_().add_(EPSILON)
-        parameter.mul_(1 - lr * group["weight_decay"]).addcdiv_(state["mean"], root, value=-lr / (1 - BETAS[0] ** step))
+    def _adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter] = {
+                    "step": torch.zeros((), device=parameter.device),
+                    "mean": torch.zeros_like(parameter),
+                    "square": torch.zeros_like(parameter),
+                }
+        states = [self.state[parameter] for parameter in parameters]
+        adamw(
+            parameters,
+            [parameter.grad for parameter in parameters if parameter.grad is not None],
+            [state["mean"] for state in states],
+            [state["square"] for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=group["fused"],
+            amsgrad=False,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            lr=group["lr"] * ADAM_RATE,
+            weight_decay=group["weight_decay"],
+            eps=EPSILON,
+            maximize=False,
+        )
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
     """(M, N) -> about the nearest (M, N) matrix with all singular values one (between 0.7 and 1.2)."""
-    a, b, c = COEFFICIENTS
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = wide / (wide.norm() + 1e-7)
+    x = _by_gram(x) if torch.get_float32_matmul_precision() == "highest" else _by_products(x)
+    return x if matrix.shape[0] <= matrix.shape[1] else x.T
+
+
+def _by_products(x: Tensor) -> Tensor:
     for _ in range(STEPS):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    result: Tensor = x if matrix.shape[0] <= matrix.shape[1] else x.T
-    return result
+        x = _factor(x @ x.T) @ x
+    return x
+
+
+def _by_gram(x: Tensor) -> Tensor:
+    """The same by (M, M) matrices, for polynomials of one matrix commute: two products with the long side, not ten.
+
+    Rounding errors of the first product grow by a^2 a step: to nothing in fp32, to everything in TF32.
+    """
+    gram = x @ x.T
+    whole = factor = _factor(gram)
+    for _ in range(STEPS - 1):
+        gram = factor @ gram @ factor
+        factor = _factor(gram)
+        whole = factor @ whole
+    return whole @ x
+
+
+def _factor(gram: Tensor) -> Tensor:
+    """(M, M) -> a + b gram + c gram gram, by which a matrix of that gram is multiplied."""
+    a, b, c = COEFFICIENTS
+    factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+    factor.diagonal().add_(a)
+    return factor

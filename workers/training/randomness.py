@@ -16,5 +16,11 @@ def generator(seed: int, purpose: str, *numbers: int) -> torch.Generator:
 
 
 def seed_globally(seed: int, purpose: str, *numbers: int) -> None:
-    """For what draws from torch's global generators: initialisation and dropout."""
-    torch.manual_seed(derive(seed, purpose, *numbers))
+    """For what draws from torch's global generators: initialisation and dropout.
+
+    As torch.manual_seed, which notes the whole call stack for devices that are not in use: half a millisecond.
+    """
+    value = derive(seed, purpose, *numbers)
+    torch.default_generator.manual_seed(value)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(value)

@@ -78,13 +78,12 @@ class TrainState:
         """Moves the average towards the network, faster in the first steps. Counts are copied."""
         if self.average is None:
             return
-        step = self.counters.step
+        step, now = self.counters.step, self.network.state_dict()
         weight = 1 - min(decay, (1 + step) / (10 + step))
-        for name, tensor in self.network.state_dict().items():
-            if tensor.is_floating_point():
-                self.average[name].lerp_(tensor, weight)
-            else:
-                self.average[name].copy_(tensor)
+        floats = [name for name, tensor in now.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_([self.average[name] for name in floats], [now[name] for name in floats], weight)
+        for name in now.keys() - floats:
+            self.average[name].copy_(now[name])
 
     def load_bytes(self, data: bytes) -> None:
         """Restores exactly what `to_bytes` wrote; raises when names or shapes are not this network's."""
