@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -102,6 +103,12 @@ class Fovea:
                 return job
             time.sleep(0.1)
         raise AssertionError(f"{job}\n{(self.data.parent / 'workers.log').read_text()}")
+
+    def job_process(self) -> psutil.Process:
+        """Of the job that runs now; beside it one without torch waits for imports."""
+        children = psutil.Process(self.processes["workers"].pid).children()
+        (heavy,) = (child for child in children if child.cmdline()[-1] == "heavy")
+        return heavy
 
 
 def _free_port() -> int:

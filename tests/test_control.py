@@ -5,7 +5,6 @@ import os
 import signal
 from datetime import datetime
 
-import psutil
 import pytest
 
 from service.db import Database
@@ -93,7 +92,7 @@ def test_a_job_without_a_step_is_ended_with_the_reason(fovea: Fovea) -> None:
     fovea.dataset(colours_zip(), "colours")
     job = fovea.train("m", "colours", {**SPEC, "epochs": 10_000})["id"]
     fovea.wait_for(job, lambda now: bool(now["progress"]))
-    (child,) = psutil.Process(fovea.processes["workers"].pid).children()
+    child = fovea.job_process()
     os.kill(child.pid, signal.SIGSTOP)
     stuck = fovea.wait(job)
     assert (stuck["status"], stuck["error"]["code"]) == ("failed", "stuck")

@@ -4,8 +4,6 @@ import random
 import signal
 import time
 
-import psutil
-
 from service.db import Database
 from service.db.tables import Metric
 from tests.conftest import Fovea, colours_zip
@@ -93,7 +91,7 @@ def test_a_job_whose_process_dies_three_times_without_progress_ends_failed_with_
     job = fovea.train("m", "colours", slow)["id"]
     for attempt in (1, 2, 3):
         fovea.wait_for(job, lambda now, nth=attempt: now["status"] == "running" and now["attempt"] == nth)
-        (child,) = psutil.Process(fovea.processes["workers"].pid).children()
+        child = fovea.job_process()
         child.kill()
     failed = fovea.wait(job)
     assert (failed["status"], failed["error"]["code"], failed["attempt"]) == ("failed", "worker_died", 3)

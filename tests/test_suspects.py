@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 
 from service.api import examples
@@ -229,7 +228,7 @@ def test_an_analysis_survives_kills_and_a_cancelled_one_leaves_nothing(fovea: Fo
     fovea.wait_for(first, lambda job: bool(job["progress"]))
     hint = fovea.http.get("/v1/datasets/shapes/versions/1/suspects").json()["hint"]
     assert first in hint
-    (child,) = psutil.Process(fovea.processes["workers"].pid).children()
+    child = fovea.job_process()
     os.kill(child.pid, signal.SIGKILL)
     fovea.wait_for(first, lambda job: job["attempt"] == 2 and job["status"] == "running")
     fovea.end("workers", number=signal.SIGKILL)
