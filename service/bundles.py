@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from service.datasets import archive
-from service.datasets.archive import Entry
+from service.datasets.zip_format import Entry
 from service.errors import InvalidValue
 from service.images import RESIZE
 from service.settings import MiB, Settings

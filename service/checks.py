@@ -1,8 +1,9 @@
 """What the options of a resolved spec need of its network, refused with the field that asks too much."""
 
 from service.errors import InvalidValue
-from service.layers import PRESETS, LayersNetwork, can_be_whitened, shapes, takes_any_size
+from service.layers import LayersNetwork, can_be_whitened, shapes, takes_any_size
 from service.networks import side_while_growing
+from service.presets import PRESETS
 from service.spec import Progressive, TrainSpec
 
 

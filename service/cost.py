@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.errors import InvalidValue
-from service.layers import PRESETS, LayerShape, LayersNetwork, shapes
+from service.layers import LayerShape, LayersNetwork, shapes
 from service.networks import NETWORKS, work_while_growing
+from service.presets import PRESETS
 from service.spec import Initialisation, Progressive, TrainSpec
 
 FLOPS_PER_MULTIPLY_ADD = 6  # of a training step: two forward, four backward

@@ -5,7 +5,8 @@
 
 from typing import Any
 
-from service.layers import PRESETS, LayersNetwork, can_be_whitened
+from service.layers import LayersNetwork, can_be_whitened
+from service.presets import PRESETS
 from service.spec import Augment, Ema, Initialisation, Schedule, TrainSpec, Whitening
 
 Rows = dict[str, tuple[Any, str]]  # by field: the value, and why

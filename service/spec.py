@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
-from service.layers import PRESETS, LayersNetwork, Strict
+from service.layers import LayersNetwork, Strict
 from service.networks import NETWORKS
+from service.presets import PRESETS
 
 Auto = Literal["auto"]
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from service.datasets.archive import Entry
 from service.datasets.layout import Layout, arrange
+from service.datasets.zip_format import Entry
 from service.errors import InvalidValue
 
 

@@ -11,11 +11,12 @@ import psutil
 from service import images
 from service.datasets import archive, duplicates, packing
 from service.datasets.decoder import dhash
+from service.datasets.zip_format import Entry
 from service.settings import Settings
 from tests import hostile
 
 
-def setup(tmp_path: Path, files: dict[str, bytes], **knobs: float) -> tuple[Path, list[archive.Entry], Settings]:
+def setup(tmp_path: Path, files: dict[str, bytes], **knobs: float) -> tuple[Path, list[Entry], Settings]:
     settings = Settings(data=tmp_path, **knobs)  # type: ignore[arg-type]
     path = hostile.make_zip(tmp_path / "a.zip", files)
     return path, archive.inspect(path, settings), settings

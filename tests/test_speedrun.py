@@ -11,8 +11,8 @@ from service.auto import DatasetFacts, explained, resolve
 from service.cost import cost, operations
 from service.errors import InvalidValue
 from service.inference.torch_program import load
-from service.layers import PRESETS
 from service.networks import work_while_growing
+from service.presets import PRESETS
 from service.spec import TrainSpec
 from tests.conftest import Fovea, digits_zip, png
 from workers.training import export

@@ -23,8 +23,8 @@ from service.api.paging import PageDep
 from service.cost import cost
 from service.db.tables import Model, ModelVersion
 from service.errors import Conflict, NotFound
-from service.layers import CLASSIC, PRESETS
 from service.networks import NETWORKS
+from service.presets import CLASSIC, PRESETS
 from service.spec import TrainSpec
 
 router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(require("predict", "train"))])

@@ -19,6 +19,7 @@ from PIL import Image
 
 from service import images
 from service.datasets import archive
+from service.datasets.zip_format import Entry
 from service.errors import ServiceError
 
 MAX_OPEN_FILES = 32
@@ -37,7 +38,7 @@ def main() -> None:
 
 
 def _answer(job: dict[str, Any], order: dict[str, Any], file: BinaryIO, cache: int | None) -> dict[str, Any]:
-    entry = archive.Entry("", *job["entry"])
+    entry = Entry("", *job["entry"])
     try:
         data = archive.read(file, entry, order["max_bytes"])
         decoded = images.decode(data, order["size"], max_pixels=order["max_pixels"])

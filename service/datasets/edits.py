@@ -17,9 +17,10 @@ from sqlalchemy import Table, bindparam, insert, literal, select, update
 from sqlalchemy.orm import Session
 
 from service.datasets import usable, versions
-from service.datasets.archive import FORBIDDEN, MAX_PART_BYTES
+from service.datasets.archive import MAX_PART_BYTES
 from service.datasets.contents import contents
 from service.datasets.reports import after_edit
+from service.datasets.zip_format import FORBIDDEN
 from service.db.tables import Dataset, DatasetVersion, Item
 from service.errors import InvalidValue
 from service.ids import new_id, now

@@ -16,11 +16,12 @@ from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from service.datasets import borrowing, duplicates, packing, versions
-from service.datasets.archive import Entry, inspect, read
+from service.datasets.archive import inspect, read
 from service.datasets.contents import contents
 from service.datasets.layout import MIN_CLASSES, MIN_PICTURES, Candidate, Layout, arrange
 from service.datasets.packing import Result
 from service.datasets.split import Row, assign
+from service.datasets.zip_format import Entry
 from service.db.tables import DatasetVersion, Item, Job
 from service.errors import InternalError, InvalidValue
 from service.labels import joined

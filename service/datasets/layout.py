@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from service.datasets.archive import PICTURES, Entry, is_junk
+from service.datasets.archive import PICTURES, is_junk
+from service.datasets.zip_format import Entry
 from service.errors import InvalidValue
 from service.labels import SEPARATOR
 

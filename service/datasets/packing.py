@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from service.datasets.archive import Entry
+from service.datasets.zip_format import Entry
 from service.errors import InsufficientStorage, InternalError
 from service.settings import Settings
 

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from service import jobs
 from service.auto import DatasetFacts
 from service.datasets import archive, suspects
+from service.datasets.zip_format import Entry
 from service.db.tables import Dataset, DatasetVersion, Item, Job
 from service.errors import Conflict, InvalidValue, NotFound
 from service.ids import new_id, now
@@ -156,10 +157,10 @@ def delete_dataset(session: Session, dataset: Dataset, settings: Settings) -> li
     return caches + [archive_path(settings, sha256) for sha256 in hashes]
 
 
-def entries(session: Session, version: DatasetVersion) -> list[archive.Entry]:
+def entries(session: Session, version: DatasetVersion) -> list[Entry]:
     """Where the archive holds its pictures, by row of the packed cache."""
     rows = session.scalars(select(Item.entry).where(Item.version_id == version.id).order_by(Item.ordinal))
-    return [archive.Entry(**entry) for entry in rows]
+    return [Entry(**entry) for entry in rows]
 
 
 def archive_path(settings: Settings, sha256: str) -> Path:
@@ -173,4 +174,4 @@ def cache_path(settings: Settings, version_id: str, size: int) -> Path:
 def picture_bytes(settings: Settings, version: DatasetVersion, item: Item) -> bytes:
     """The picture file as it was uploaded, read from the archive."""
     with archive_path(settings, version.archive_sha256).open("rb") as file:
-        return archive.read(file, archive.Entry(**item.entry), settings.max_image_bytes)
+        return archive.read(file, Entry(**item.entry), settings.max_image_bytes)

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from service.layers import (
-    PRESETS,
     Activation,
     Conv,
     Dense,
@@ -16,6 +15,7 @@ from service.layers import (
     Residual,
     shortcut_stride,
 )
+from service.presets import PRESETS
 from workers.training.augment import MEAN, STD
 from workers.training.convolution import lighten
 
