@@ -10,7 +10,7 @@ export function promises({ prediction_sets: sets, out_of_distribution: alarms })
   if (!rows.length) return null;
   const columns = [
     { title: "Asked for", value: (row) => row.asked },
-    { title: "It kept", value: (row) => row.empirical.value, cell: (row) => share(row.empirical), numeric: true },
+    { title: "Came out", value: (row) => row.empirical.value, cell: (row) => share(row.empirical), numeric: true },
     { title: "Chance allows", value: (row) => row.expected.low, cell: (row) => range(row.expected), numeric: true },
     { title: "Promise", value: (row) => (row.kept ? "kept" : "not kept") },
   ];
