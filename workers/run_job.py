@@ -48,6 +48,7 @@ def main() -> None:
     _run(Context(settings, database, hold, shutting_down))
     database.dispose()
     logging.shutdown()
+    sys.stdout.flush()
     os._exit(0)  # taking torch and the engines apart takes two seconds, for which the next job would wait
 
 
