@@ -88,7 +88,7 @@ def explained(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Like `resolve`, and the reason for each value that was "auto", by the name of its field."""
     _check_loss(spec.loss, facts)
-    choice = _Choice(spec, facts, source, budget_seconds or PATIENCE_SECONDS, gflops * 1e9)
+    choice = _Choice(spec, facts, source, budget_seconds, gflops * 1e9)
     resolved = choice.all()
     _check_weights(resolved)
     check_initialisation(resolved)
@@ -100,8 +100,9 @@ def explained(
 class _Choice:
     """One rule a method, each with its reason."""
 
-    def __init__(self, spec: TrainSpec, facts: DatasetFacts, source: Source | None, seconds: float, flops: float):
-        self.spec, self.facts, self.source, self.seconds, self.flops = spec, facts, source, seconds, flops
+    def __init__(self, spec: TrainSpec, facts: DatasetFacts, source: Source | None, budget: float | None, flops: float):
+        self.spec, self.facts, self.source, self.flops = spec, facts, source, flops
+        self.budget, self.seconds = budget, budget or PATIENCE_SECONDS
         self.reasons: dict[str, str] = {}
 
     def all(self) -> TrainSpec:
@@ -187,6 +188,9 @@ class _Choice:
         if spec.epochs != "auto":
             return {}
         wanted = self._wanted_epochs()
+        if self.budget is not None:
+            reason = f"{wanted} for {self.facts.train_count} pictures, or as many as the budget turns out to allow"
+            return self._because("epochs", wanted, reason)
         assert isinstance(spec.image_size, int)
         fitting = int(self._epochs_that_fit(spec, spec.image_size))
         value = max(min(wanted, fitting), 5)

@@ -113,7 +113,8 @@ def test_auto_chooses_by_the_pictures_the_time_and_the_speed_and_says_why() -> N
     assert slow["image_size"] < quick["image_size"]
     assert quick["loss"]["class_weights"] == "balanced"
     hurried = resolve(spec, photos, budget_seconds=30, gflops=40)
-    assert (hurried["image_size"], hurried["epochs"]) < (slow["image_size"], slow["epochs"])
+    assert hurried["image_size"] < slow["image_size"]
+    assert hurried["epochs"] == quick["epochs"]  # the run finds out how many fit: a guess would leave some of it unused
     deep = {"layers": [{"conv": {"filters": 4}}, *[{"max_pool": 2}] * 6]}  # impossible at 32 and 48 px
     assert resolve(TrainSpec.model_validate({"network": deep}), DatasetFacts(99, 3, 28, grey=False))["image_size"] == 64
     textbook = resolve(TrainSpec(network="classic"), photos)

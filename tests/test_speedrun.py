@@ -158,7 +158,7 @@ def test_large_pictures_grow_where_time_is_short_and_the_network_lets_them() -> 
     assert asked(300, image_size=32) == (None, "pictures of 32 px are small")
     assert asked(300, progressive=None) == (None, "")
     growing, whole = (
-        resolve(TrainSpec.model_validate({"image_size": 128, "network": "compact", **more}), large, budget_seconds=900)
+        resolve(TrainSpec.model_validate({"image_size": 128, "network": "compact", **more}), large, gflops=60)
         for more in ({}, {"progressive": None})
     )
     assert growing["epochs"] > whole["epochs"]  # what is saved is spent
