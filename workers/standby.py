@@ -19,8 +19,6 @@ ENVIRONMENT = {  # of a job's process, where the user's says nothing else
     # a thread that waits for the others keeps its core: beside other work that is the one the others wait for
     "GOMP_SPINCOUNT": "20000",
 }
-KINDS = {"import": "light"}  # of process, by type of job; all others learn or ask networks, and get the heavy one
-
 Child = subprocess.Popen[bytes]
 
 
@@ -38,7 +36,7 @@ class Standby:
 
     def take(self, job_type: str) -> Child:
         """The process for a job of that type; it is the caller's from now on."""
-        kind = KINDS.get(job_type, "heavy")
+        kind = "light" if job_type == "import" else "heavy"  # all others learn, or ask networks
         return self._waiting.pop(kind, None) or _start(kind)
 
     def close(self) -> None:

@@ -31,10 +31,15 @@ def keep(scores: Floats, most: int = MOST_KEPT) -> Kept:
 def threshold(kept: Kept, coverage: float) -> float:
     """The score that is not exceeded with this probability: the ceil((n + 1) coverage)-th smallest; infinite when n is
     too small to say so."""
-    rank = int(np.ceil((kept["n"] + 1) * coverage))
-    if rank > kept["n"]:
+    place = rank(kept, coverage)
+    if place > kept["n"]:
         return float("inf")
-    return float(kept["descending"][(kept["n"] - rank) // kept["step"]])
+    return float(kept["descending"][(kept["n"] - place) // kept["step"]])
+
+
+def rank(kept: Kept, coverage: float) -> int:
+    """Which of the held-out scores, from the smallest on, is not exceeded with this probability."""
+    return int(np.ceil((kept["n"] + 1) * coverage))
 
 
 def p_values(kept: Kept, scores: Floats) -> Floats:

@@ -1,7 +1,6 @@
 """What a model may promise beyond its first answer: prediction sets and strangeness, fitted on held-out pictures, and
 how well both keep their word on the test split."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +53,7 @@ def _sets_row(
 ) -> dict[str, Any]:
     named = conformal.sets(chances, conformal.threshold(kept, asked))
     covered = named[np.arange(len(labels)), labels]
-    found, chance = share(covered), expected(len(labels), kept["n"], math.ceil((kept["n"] + 1) * asked))
+    found, chance = share(covered), expected(len(labels), kept["n"], conformal.rank(kept, asked))
     return {
         "coverage": asked,
         "empirical": found,
