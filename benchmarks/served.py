@@ -1,7 +1,7 @@
 """What the serving benchmarks ask for: a data folder with two registered models, and pictures to send.
 
 The models are untrained, for what is timed is how long an answer takes: `tiny` is `classic` at 32 px, `resnet18` is at
-224 px, each exported as training exports it, with strangeness.
+224 px, each exported as training exports it, with strangeness, and served by the engine that is fastest here.
 """
 
 import io
@@ -18,9 +18,9 @@ from PIL import Image
 from service import artifacts, jobs
 from service.db import Database
 from service.db.migrate import upgrade
-from service.inference.choice import runs_here
+from service.inference.choice import pace, runs_here
 from service.inference.onnx_program import pack
-from service.inference.programs import Backend, parse
+from service.inference.programs import Backend
 from workers import engines
 from workers.training import export
 from workers.training.networks import build
@@ -28,7 +28,6 @@ from workers.training.onnx import to_onnx
 
 MODELS = {"tiny": ("classic", 32), "resnet18": ("resnet18", 224)}
 CLASSES = 10
-ENGINES = ("openvino bf16", "openvino fp32")  # the second where a processor has no bf16
 
 
 def program(network: str, size: int) -> bytes:
@@ -39,8 +38,13 @@ def program(network: str, size: int) -> bytes:
     return export.export_program(served, size)
 
 
-def milliseconds(packed: bytes, backend: Backend, size: int) -> dict[str, float]:
-    """As a certificate has them."""
+def timed(packed: bytes, size: int) -> list[tuple[Backend, dict[str, float]]]:
+    """Every engine of this machine and its milliseconds, as a certificate has them, the fastest first."""
+    rows = [(backend, _milliseconds(packed, backend, size)) for backend in engines.OTHERS if runs_here(backend)]
+    return sorted(rows, key=lambda row: pace(row[1]))
+
+
+def _milliseconds(packed: bytes, backend: Backend, size: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         stored, pixels = Path(folder) / "program", Path(folder) / "pixels.npy"
         stored.write_bytes(packed)
@@ -50,12 +54,12 @@ def milliseconds(packed: bytes, backend: Backend, size: int) -> dict[str, float]
 
 def register(data: Path) -> None:
     """Makes the folder's database and both models in it; the newest, which a start of the service loads, is `tiny`."""
-    names = [name for name in ENGINES if runs_here(parse(name))]
     database = Database(f"sqlite:///{data / 'fovea.db'}")
     upgrade(database)
     for name, (network, size) in reversed(MODELS.items()):
         made = program(network, size)
         packed = pack(to_onnx(made))
+        candidates = timed(packed, size)
         blob = artifacts.write_chunks(database, made)
         forms = {"onnx": artifacts.write_chunks(database, packed)}
         card = {
@@ -65,10 +69,8 @@ def register(data: Path) -> None:
             "image_size": size,
             "temperature": 1.0,
             "certificate": {
-                "engine": names[0],
-                "candidates": [
-                    {"engine": one, "passed": True, "ms": milliseconds(packed, parse(one), size)} for one in names
-                ],
+                "engine": str(candidates[0][0]),
+                "candidates": [{"engine": str(one), "passed": True, "ms": ms} for one, ms in candidates],
             },
             "strangeness": {"n": 100, "step": 1, "descending": np.linspace(9, 1, 100).tolist()},
         }

@@ -28,9 +28,8 @@ import psutil
 from benchmarks import served
 from benchmarks.service import KEY, free_port
 from service import images
-from service.inference.choice import runs_here
 from service.inference.onnx_program import pack
-from service.inference.programs import Stored, load, parse
+from service.inference.programs import Stored, load
 from service.settings import Settings
 from workers.training.onnx import to_onnx
 
@@ -63,13 +62,13 @@ def ask(url: str, name: str, bodies: list[Path], *words: str) -> dict[str, Any]:
     return found
 
 
-def limit(name: str, seconds: float) -> dict[str, float]:
+def limit(name: str, seconds: float) -> dict[str, Any]:
     """Pictures a second without HTTP, and milliseconds of one picture through decode and engine, and engine alone."""
     network, size = served.MODELS[name]
     most, sent = Settings().max_image_pixels, served.pictures(name)
-    names = [parse(name) for name in served.ENGINES]
-    backend = next(one for one in names if runs_here(one))
-    program = load(Stored(pack(to_onnx(served.program(network, size))), backend), "cpu", os.cpu_count() or 1)
+    packed = pack(to_onnx(served.program(network, size)))
+    backend, _ = served.timed(packed, size)[0]
+    program = load(Stored(packed, backend), "cpu", os.cpu_count() or 1)
 
     def decode(place: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         return images.decode(sent[place % len(sent)], size, max_pixels=most).pixels
@@ -91,7 +90,7 @@ def limit(name: str, seconds: float) -> dict[str, float]:
         both.append(time.perf_counter() - began)
         alone.append(time.perf_counter() - decoded)
     one, engine = (round(float(np.median(values)) * 1000, 2) for values in (both, alone))
-    return {"per_second": round(rate, 1), "one_ms": one, "engine_ms": engine}
+    return {"engine": str(backend), "per_second": round(rate, 1), "one_ms": one, "engine_ms": engine}
 
 
 def _family(pid: int) -> list[psutil.Process]:

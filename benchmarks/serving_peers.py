@@ -7,6 +7,7 @@ answer the same pictures with the same network, each server with one engine proc
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -45,7 +46,8 @@ def peer(name: str, python: str, model: Path, size: int, picture: bytes, kind: s
         _until_answered(url, picture, kind, process)
         yield url
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it may have ended by itself, and its log says why
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
