@@ -21,7 +21,9 @@ class Settings(BaseSettings):
     data: Path = Field(Path("fovea-data"), description="folder for everything Fovea keeps")
     host: str = Field("127.0.0.1", description="address the service binds")
     port: int = Field(8000, ge=0, le=65535, description="port the service binds; 0 takes a free one")
-    database_url: str | None = Field(None, description="SQLAlchemy URL; default is SQLite in the data folder")
+    database_url: str | None = Field(
+        None, repr=False, description="postgresql+psycopg://…; default is SQLite in the data folder"
+    )
     auth: Literal["on", "off"] = Field("on", description="off lets anybody in; allowed on a loopback bind only")
     admin_key: str | None = Field(None, min_length=16, repr=False, description="admin key, instead of a generated one")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="device to train and predict on")

@@ -18,6 +18,9 @@ import psutil
 import pytest
 from PIL import Image
 
+from service.db import Database
+from tests.postgresql import GIVEN, database_for, server
+
 pytest_plugins = ["tests.browser"]
 
 KEY = "fov_test_key_0123456789"
@@ -38,10 +41,20 @@ class Fovea:
             "FOVEA_POLL_SECONDS": "0.1",
             "FOVEA_ENGINE": "torch",  # the choice among engines takes seconds, and is tested by itself
             "FOVEA_THREADS": "1",  # two threads wait for each other for ages where other work shares the cores
+            **({"FOVEA_DATABASE_URL": database_for(data, GIVEN)} if GIVEN else {}),
             **environment,
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.http = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=90)
+
+    @contextmanager
+    def database(self) -> Iterator[Database]:
+        """The one that its processes use."""
+        opened = Database(self.environment.get("FOVEA_DATABASE_URL", f"sqlite:///{self.data / 'fovea.db'}"))
+        try:
+            yield opened
+        finally:
+            opened.dispose()
 
     def start(self, *names: str, until: str = "/readyz") -> None:
         for name in names or ("service", "workers"):
@@ -130,6 +143,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fovea]:
     with fovea_in(tmp_path_factory.mktemp("shared")) as instance:
         instance.start()
         yield instance
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The URL of a server; the test is skipped where none can be had."""
+    with server() as url:
+        yield url
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from datetime import datetime
 
 import pytest
 
-from service.db import Database
 from service.db.tables import Job, Metric
 from tests.conftest import Fovea, colours_zip
 
@@ -63,13 +62,11 @@ def test_a_budget_is_kept_with_the_schedule_compressed_and_the_run_can_be_reprod
 
 def test_a_reproduction_that_differs_says_where(colours: Fovea) -> None:
     job = colours.wait(colours.train("record", "colours", SPEC)["id"])
-    database = Database(f"sqlite:///{colours.data / 'fovea.db'}")
-    with database.write() as session:  # a record of something that never happened
+    with colours.database() as database, database.write() as session:  # a record of something that never happened
         row = session.get_one(Job, job["id"])
         row.result = {**row.result, "weights_sha256": "0" * 64}
         metric = session.query(Metric).filter_by(job_id=job["id"], name="train/loss", epoch=3).one()
         metric.value += 1e-9
-    database.dispose()
     again = colours.wait(colours.http.post(f"/v1/jobs/{job['id']}:reproduce").json()["id"])
     assert again["result"]["equal"] is False
     assert again["result"]["first_difference"]["metric"] == "train/loss"

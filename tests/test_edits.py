@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -287,8 +288,9 @@ def test_killed_at_any_moment_it_loses_nothing_acknowledged_and_leaves_no_half_v
 
 
 @pytest.fixture(scope="module")
-def database(letters: Fovea) -> Database:
-    return Database(f"sqlite:///{letters.data / 'fovea.db'}")
+def database(letters: Fovea) -> Iterator[Database]:
+    with letters.database() as opened:
+        yield opened
 
 
 change = st.fixed_dictionaries(

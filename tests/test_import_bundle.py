@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import signal
-import sqlite3
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from service.db.tables import Blob
 from tests.conftest import Fovea, colours_zip, png
 from tests.test_bundle import SPEC, bundle_of
 from tests.test_cli import run
@@ -65,8 +65,8 @@ def edited(data: bytes, **changes: object) -> bytes:
 
 
 def blobs(fovea: Fovea) -> int:
-    with sqlite3.connect(fovea.data / "fovea.db") as database:
-        return database.execute("SELECT count(*) FROM blobs WHERE NOT doomed").fetchone()[0]
+    with fovea.database() as database, database.read() as session:
+        return session.query(Blob).filter_by(doomed=False).count()
 
 
 @pytest.mark.parametrize("model", ["colours", "lights"])

@@ -1,6 +1,7 @@
 """The job state machine on a real database, and the database itself."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,17 @@ from service.db.tables import Blob, Checkpoint, Chunk
 from service.errors import Conflict, InternalError
 from service.jobs import Hold, LeaseLost
 from service.processes import identity, is_gone
+from tests.postgresql import database_for
 
 ME = {"machine": "here", "pid": 1, "started": 0.0}
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path / 'fovea.db'}")
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Database]:
+    if request.param == "sqlite":
+        database = Database(f"sqlite:///{tmp_path / 'fovea.db'}")
+    else:
+        database = Database(database_for(tmp_path, request.getfixturevalue("postgresql")))
     upgrade(database)
     yield database
     database.dispose()
@@ -94,6 +99,14 @@ def test_progress_forgives_earlier_deaths_and_letting_go_is_none(database: Datab
         hold = claim(database)
         with database.write() as session:
             assert jobs.release(session, hold, "shutdown").status == "interrupted"
+
+
+def test_no_two_workers_claim_the_same_job(database: Database) -> None:
+    posted = {submit(database) for _ in range(24)}
+    with ThreadPoolExecutor(8) as pool:
+        holds = list(pool.map(lambda _: claim(database), posted))
+    assert {hold.job_id for hold in holds} == posted
+    assert {hold.attempt for hold in holds} == {1}
 
 
 def test_a_worker_that_lost_its_lease_writes_nothing(database: Database) -> None:

@@ -3,24 +3,22 @@
 import io
 import json
 import signal
-import sqlite3
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+from sqlalchemy import func, select
 
 from service import artifacts, jobs, predictions
 from service.api import examples
 from service.datasets import growth
-from service.db import Database
+from service.db import Base, Database
 from service.db.migrate import upgrade
-from service.db.tables import Prediction
+from service.db.tables import Prediction, PredictionItem
 from service.errors import InsufficientStorage
 from service.ids import new_id
 from service.settings import Settings
@@ -56,26 +54,20 @@ def files_of(data: Path) -> set[str]:
     return {str(path.relative_to(data)) for path in data.rglob("*") if path.is_file() and "fovea.db" not in path.name}
 
 
-@contextmanager
-def connected(data: Path) -> Iterator[sqlite3.Connection]:
-    with closing(sqlite3.connect(data / "fovea.db")) as connection, connection:
-        yield connection
-
-
-def rows_of(data: Path) -> dict[str, int]:
-    with connected(data) as connection:
-        names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        return {name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in names}  # noqa: S608
+def rows_of(fovea: Fovea) -> dict[str, int]:
+    with fovea.database() as database, database.read() as session:
+        tables = Base.metadata.sorted_tables
+        return {table.name: session.scalar(select(func.count()).select_from(table)) or 0 for table in tables}
 
 
 def test_what_was_not_asked_to_be_kept_leaves_no_row_and_no_file(trained: Fovea) -> None:
     one = picture()
-    before = (files_of(trained.data), rows_of(trained.data))
+    before = (files_of(trained.data), rows_of(trained))
     answer = trained.http.post("/v1/models/colours/classify?store=false", content=one)
     assert answer.status_code == 200
     trained.http.post("/v1/models/colours/classify", files=[("file", ("a.png", one))] * 2)
     trained.http.post("/predictions/colours", content=one)
-    more = {name: count for name, count in rows_of(trained.data).items() if count > before[1][name]}
+    more = {name: count for name, count in rows_of(trained).items() if count > before[1][name]}
     assert (files_of(trained.data) - before[0], more) == (set(), {})
     check(trained.http.get(f"/v1/predictions/{answer.json()['id']}"), 404, "prediction_not_found")
 
@@ -112,12 +104,9 @@ def test_a_replay_says_equal_or_what_differs(trained: Fovea) -> None:
     assert found.keys() == examples.REPLAY.keys()
     assert (found["equal"], found["differences"]) == (True, [])
     assert found["results"] == answer["results"]
-    with connected(trained.data) as connection:
-        connection.execute(
-            "UPDATE prediction_items SET result = json_set(result, '$.label', 'mauve') "
-            "WHERE prediction_id = ? AND position = 0",
-            (answer["id"],),
-        )
+    with trained.database() as database, database.write() as session:
+        item = session.get_one(PredictionItem, (answer["id"], 0))
+        item.result = {**item.result, "label": "mauve"}
     found = trained.http.post(url).json()
     [difference] = found["differences"]
     assert difference == {"index": 0, "field": "label", "before": "mauve", "after": answer["results"][0]["label"]}
@@ -219,15 +208,14 @@ def test_the_same_from_the_command_line(trained: Fovea, tmp_path: Path) -> None:
 
 def test_uncertain_predictions_fill_a_dataset_of_their_own_under_the_guess(trained: Fovea) -> None:
     kept = [keep(trained, picture())["id"] for _ in range(4)]
-    with connected(trained.data) as connection:  # what a network guesses is not for a test to say
-        connection.execute("UPDATE prediction_items SET decision = 'accept', probability = 1")
+    guesses = {}
+    with trained.database() as database, database.write() as session:  # what a network guesses is not for a test to say
+        for item in session.query(PredictionItem):
+            item.decision, item.probability = "accept", 1.0
         for guess, prediction in zip(("red", "blue", "red", "blue"), kept, strict=True):
-            change = (
-                "UPDATE prediction_items SET label = ?, probability = 0.5, "
-                "result = json_set(result, '$.labels', json_array(?)) WHERE prediction_id = ?"
-            )
-            connection.execute(change, (guess, guess, prediction))
-        guesses = dict(connection.execute("SELECT image, label FROM prediction_items WHERE probability = 0.5"))
+            for item in session.query(PredictionItem).filter_by(prediction_id=prediction):
+                item.label, item.probability, item.result = guess, 0.5, {**item.result, "labels": [guess]}
+                guesses[item.image] = guess
     trained.http.post("/v1/datasets", json={"name": "unsure"})
     body = {"take": "uncertain", "mode": "replace", "max_probability": 0.5}
     answer = trained.http.post("/v1/datasets/unsure/versions:from_predictions", json=body)
@@ -264,8 +252,8 @@ def test_what_was_acknowledged_outlives_a_kill_and_what_was_not_is_swept(trained
     trained.start("service")
     for prediction, one in acknowledged:
         assert trained.http.get(f"/v1/predictions/{prediction}/image").content == one
-    with connected(trained.data) as connection:
-        named = {image for (image,) in connection.execute("SELECT DISTINCT image FROM prediction_items") if image}
+    with trained.database() as database, database.read() as session:
+        named = {image for image in session.scalars(select(PredictionItem.image)) if image}
     assert {path.name for path in (trained.data / "predictions").glob("*/*")} == named
 
 

@@ -4,7 +4,6 @@ import random
 import signal
 import time
 
-from service.db import Database
 from service.db.tables import Metric
 from tests.conftest import Fovea, colours_zip
 
@@ -111,12 +110,9 @@ def test_a_worker_told_to_go_writes_a_checkpoint_and_its_attempt_is_no_death(fov
     checkpoints = fovea.http.get(f"/v1/jobs/{job}/checkpoints").json()["data"]
     step = left["progress"]["step"]
     assert max(row["step"] for row in checkpoints) == step
-    database = Database(f"sqlite:///{fovea.data / 'fovea.db'}")
-    with (
-        database.write() as session
-    ):  # of an epoch beyond the checkpoint, as a budget or a lower rate would not repeat it
+    with fovea.database() as database, database.write() as session:
+        # of an epoch beyond the checkpoint, as a budget or a lower rate would not repeat it
         session.add(Metric(job_id=job, name="val/loss", step=step + 1, epoch=9999, value=-1.0, time=0.0))
-    database.dispose()
     fovea.start("workers")
     fovea.wait_for(job, lambda now: now["status"] == "running" and now["progress"]["step"] > step)
     points = fovea.http.get(f"/v1/jobs/{job}/metrics", params={"names": "val/loss"}).json()["series"][0]["points"]

@@ -2,7 +2,6 @@
 the versions are rows with made-up answers."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -36,14 +35,14 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fovea]:
         ("flowers", GOOD, False),
         ("others", GOOD[:50], True),
     ):
-        add_version(folder / "data", model, predicted, kept)
+        with instance.database() as database:
+            add_version(database, model, predicted, kept)
     yield instance
     instance.http.close()
     instance.end()
 
 
-def add_version(data: Path, model: str, predicted: list[int], kept: bool) -> None:
-    database = Database(f"sqlite:///{data / 'fovea.db'}")
+def add_version(database: Database, model: str, predicted: list[int], kept: bool) -> None:
     images = [f"{number:064x}" for number in range(len(predicted))]
     names = ([("rose", "tulip")[k] for k in numbers] for numbers in (LABELS[: len(predicted)], predicted))
     answers = comparison.kept_answers(images, *names)
@@ -55,7 +54,6 @@ def add_version(data: Path, model: str, predicted: list[int], kept: bool) -> Non
         artifacts.add_model_version(
             session, model, job.id, program, card=card, evaluation={}, answers=answers if kept else None
         )
-    database.dispose()
 
 
 def put(service: Fovea, alias: str, version: int, etag: str | None = None, **body: object) -> httpx.Response:

@@ -35,9 +35,8 @@ def serving(folder: Path, **environment: str) -> Iterator[Fovea]:
     instance = Fovea(folder / "data", FOVEA_DEVICE="cpu", **environment)
     try:
         instance.start("service")
-        database = Database(f"sqlite:///{folder / 'data/fovea.db'}")
-        add_versions(database)
-        database.dispose()
+        with instance.database() as database:
+            add_versions(database)
         yield instance
     finally:
         instance.http.close()

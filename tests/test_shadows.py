@@ -67,9 +67,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fovea]:
     (folder / "data").mkdir()
     instance = Fovea(folder / "data")
     instance.start("service")
-    database = Database(f"sqlite:///{folder / 'data/fovea.db'}")
-    add_versions(database)
-    database.dispose()
+    with instance.database() as database:
+        add_versions(database)
     assert instance.http.put("/v1/models/flowers/aliases/production", json={"version": 1}).status_code == 201
     yield instance
     instance.http.close()

@@ -7,7 +7,6 @@ import sys
 import psutil
 import pytest
 
-from service.db import Database
 from service.db.tables import Job
 from tests.conftest import Fovea, colours_zip
 from tests.test_recovery import SPEC
@@ -24,12 +23,10 @@ def test_up_stops_both_and_the_next_start_goes_on(fovea: Fovea, number: int) -> 
 
     assert fovea.end("up", number=number) == [0]
     assert not any(process.is_running() for process in family)
-    database = Database(f"sqlite:///{fovea.data / 'fovea.db'}")
-    with database.read() as session:
+    with fovea.database() as database, database.read() as session:
         left = session.get_one(Job, job)
         assert (left.status, left.deaths) == ("interrupted", 0)
         step = left.progress["step"]
-    database.dispose()
 
     up(fovea)
     fovea.wait_for(job, lambda now: now["status"] == "running" and now["progress"]["step"] > step)

@@ -178,7 +178,7 @@ def test_uploads_are_few_and_expire(fovea: Fovea) -> None:
     assert patch(fovea, where, 0, b"x" * 300).status_code == 204
     storage = fovea.http.get("/v1/info").json()["storage"]
     assert (storage["uploads"], storage["archives"]) == (300, 0)
-    assert storage["tables"] >= (fovea.data / "fovea.db").stat().st_size > 0
+    assert storage["tables"] > 0
     assert storage["free"] > 0
     check(fovea.http.post("/v1/uploads", headers={**TUS, "Upload-Length": "1"}), 429, "too_many_uploads")
     check(fovea.http.post("/v1/uploads", headers={**TUS, "Upload-Length": "1001"}), 413, "body_too_large")

@@ -13,6 +13,7 @@ import service
 from service import readiness
 from service.api.context import DatabaseDep, Reading, SettingsDep, require
 from service.api.examples import INFO, READY, answers
+from service.db import Database
 from service.db.tables import Job, ModelVersion
 from service.settings import Settings
 
@@ -65,16 +66,15 @@ def info(settings: SettingsDep, db: DatabaseDep) -> dict[str, Any]:
         "database": db.engine.dialect.name,
         "device": settings.device,
         "limits": {name: getattr(settings, name) for name in names},
-        "storage": _storage(settings),
+        "storage": _storage(db, settings),
     }
 
 
-def _storage(settings: Settings) -> dict[str, int]:
-    """Bytes by what they are for. The tables are counted where they are a file of ours."""
+def _storage(db: Database, settings: Settings) -> dict[str, int]:
+    """Bytes by what they are for."""
     folders = {name: getattr(settings, name) for name in ("archives", "cache", "uploads", "predictions")}
     found = {name: sum(map(_size, folder.rglob("*"))) for name, folder in folders.items()}
-    tables = sum(map(_size, settings.data.glob("fovea.db*")))
-    return {"free": shutil.disk_usage(settings.data).free, "tables": tables, **found}
+    return {"free": shutil.disk_usage(settings.data).free, "tables": db.bytes(), **found}
 
 
 def _size(path: Path) -> int:

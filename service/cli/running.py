@@ -11,6 +11,8 @@ import typer
 from service.cli.console import AsJson, connect, out, show
 from service.settings import Settings
 
+SECRETS = {"admin_key", "database_url"}  # the second may hold a password
+
 
 def up() -> None:
     """Run the service and a worker together, until Ctrl-C."""
@@ -58,11 +60,11 @@ def doctor(as_json: AsJson = False) -> None:
         "python": platform.python_version(),
         "sqlite": pysqlite3.sqlite_version,
         "disk_free_bytes": free,
-        "settings": settings.model_dump(mode="json", exclude={"admin_key"}),
+        "settings": settings.model_dump(mode="json", exclude=SECRETS),
     }
     if as_json:
         show(facts, as_json=True)
         return
     out.print(f"Python {facts['python']}, SQLite {facts['sqlite']}, {free / 2**30:.1f} GiB free")
-    for field, value in settings.model_dump(mode="json", exclude={"admin_key"}).items():
+    for field, value in settings.model_dump(mode="json", exclude=SECRETS).items():
         out.print(f"FOVEA_{field.upper()} = {value}  ({Settings.model_fields[field].description})")

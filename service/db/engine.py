@@ -1,8 +1,11 @@
-"""One engine, two kinds of transaction: `read` (a snapshot) and `write` (one writer at a time, BEGIN IMMEDIATE).
+"""One engine, two kinds of transaction: `read` (a snapshot) and `write` (one writer at a time).
 
-A deferred transaction that reads and then writes fails with "database is locked" at once, whatever the timeout; so
-every writer says so at BEGIN. SQLite before 3.51.3 can corrupt a WAL file that several processes checkpoint
-(sqlite.org/wal.html, "WAL-reset bug"): the bundled library of pysqlite3 is used, and an older one is refused.
+In SQLite a deferred transaction that reads and then writes fails with "database is locked" at once, whatever the
+timeout; so every writer says BEGIN IMMEDIATE. SQLite before 3.51.3 can corrupt a WAL file that several processes
+checkpoint (sqlite.org/wal.html, "WAL-reset bug"): pysqlite3 brings a library of its own, and an older one is refused.
+
+In PostgreSQL a writer takes an advisory lock first, and sees from then on what others committed, statement by
+statement: what is true for SQLite's one writer is true there.
 """
 
 import os
@@ -13,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pysqlite3
-from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy import Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.errors import InternalError, Overloaded
 
 BUSY_TIMEOUT_SECONDS = 10.0
+BUSY = ("locked", "busy", "lock timeout")
+WRITER = 0x466F766561  # the advisory lock of PostgreSQL that the one writer holds: "Fovea"
+CONNECTIONS = 50  # most of a process: a thread for each of the framework's 40, and those of our own
 FIXED_SQLITE = (3, 51, 3)
 
 
@@ -28,7 +34,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.engine = _sqlite(url) if url.startswith("sqlite") else create_engine(url, pool_pre_ping=True)
+        self.engine = _sqlite(url) if url.startswith("sqlite") else _postgresql(url)
         self._read = sessionmaker(self.engine, expire_on_commit=False)
         writing = self.engine.execution_options(fovea_write=True)
         self._write = sessionmaker(writing, expire_on_commit=False)
@@ -52,7 +58,7 @@ class Database:
             with (self._write if durable else self._write_soon).begin() as session:
                 yield session
         except OperationalError as error:
-            if "locked" in str(error.orig) or "busy" in str(error.orig):
+            if any(word in str(error.orig) for word in BUSY):
                 raise Overloaded("database_busy", "another writer holds the database", hint="try again") from error
             raise
 
@@ -78,6 +84,15 @@ class Database:
                 return int(self._watching.execute("PRAGMA data_version").fetchone()[0])
             except pysqlite3.Error:
                 return None
+
+    def bytes(self) -> int:
+        """What the tables take on the disk."""
+        if self.engine.dialect.name == "sqlite":
+            path = self.engine.url.database
+            files = (Path(f"{path}{suffix}") for suffix in ("", "-wal", "-shm"))
+            return sum(file.stat().st_size for file in files if file.exists())
+        with self.read() as session:
+            return int(session.scalar(text("SELECT pg_database_size(current_database())")) or 0)
 
     def dispose(self) -> None:
         self.engine.dispose()
@@ -114,5 +129,22 @@ def _sqlite(url: str) -> Engine:
         options = connection.get_execution_options()
         connection.exec_driver_sql(f"PRAGMA synchronous={'NORMAL' if options.get('fovea_soon') else 'FULL'}")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("fovea_write") else "BEGIN")
+
+    return engine
+
+
+def _postgresql(url: str) -> Engine:
+    engine = create_engine(url, pool_pre_ping=True, max_overflow=CONNECTIONS - 5, isolation_level="READ COMMITTED")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        options = connection.get_execution_options()
+        if not options.get("fovea_write"):
+            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            return
+        if options.get("fovea_soon"):
+            connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{BUSY_TIMEOUT_SECONDS:g}s'")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITER})")
 
     return engine
