@@ -20,14 +20,17 @@ What each Pillow mode becomes:
 Embedded colour profiles are not applied. Of an animation or a multi-picture file (GIF, APNG, WEBP, TIFF, MPO) the first
 frame counts. EXIF orientation is applied; metadata that cannot be read is ignored: a photo with a damaged EXIF block is
 still a photo.
+
+Nobody can stop a decoder half-way, so what it may cost is bounded before it begins: in pixels, and in passes over them.
 """
 
 import io
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -36,12 +39,19 @@ from PIL import ExifTags, Image, ImageCms
 from service.errors import InvalidValue, ServiceError, UnsupportedMediaType
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # as JPEG, an MPO gives its first frame
+MAX_SCANS: Final = 32  # of a JPEG over its pixels, each as dear as a whole picture: encoders write some ten
+PLAIN_SCANS: Final = 12
 RESIZE: Final = {"mode": "squash", "filter": "bilinear", "antialias": True}  # goes into the model card
 
 Pixels = npt.NDArray[np.uint8]
+Numbers = npt.NDArray[Any]
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is one per process and half of it only warns; ours is an argument
 
+_COMPRESSED_CHUNKS = (b"zTXt", b"iTXt", b"iCCP")  # of a PNG, up to a thousand times as long when they are read
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # of a JPEG; in between are stuffed bytes and restarts
+_END, _SCAN, _ALONE = 0xD9, 0xDA, (0x01, 0xD8)
+_AT_ONCE = 1 << 20  # numbers turned into bytes together: those of a whole picture would need gigabytes
 _WHITE = (255, 255, 255, 255)
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -92,10 +102,20 @@ def from_any(picture: bytes | Pixels, size: int, *, max_pixels: int) -> Decoded:
     return from_pixels(picture, size, max_pixels=max_pixels)
 
 
+def is_plain(data: bytes) -> bool:
+    """Does a picture of few pixels take no longer than they do? Not what a decoder might unpack beside them."""
+    kind = signature(data)
+    if kind == "PNG":
+        return not any(name in data for name in _COMPRESSED_CHUNKS)
+    return kind == "JPEG" and _scans(data) <= PLAIN_SCANS
+
+
 def _decode(data: bytes, size: int | None, max_pixels: int) -> Decoded:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
         _check_pixels(width, height, max_pixels)
+        if image.format in ("JPEG", "MPO"):
+            _check_scans(data)
         if size is not None and image.format in ("JPEG", "MPO"):
             image.draft(image.mode, (2 * size, 2 * size))  # decodes at 1/2, 1/4 or 1/8, never below twice the size
         image.load()
@@ -126,6 +146,28 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
         )
 
 
+def _check_scans(jpeg: bytes) -> None:
+    if _scans(jpeg) > MAX_SCANS:
+        raise InvalidValue(
+            "too_many_scans",
+            f"The JPEG goes over its pixels more than {MAX_SCANS} times.",
+            hint="Save it as a baseline or an ordinary progressive JPEG.",
+        )
+
+
+def _scans(jpeg: bytes) -> int:
+    """Passes over the pixels of the first picture, as its markers tell (ITU-T T.81, annex B)."""
+    found, at = 0, 2
+    while marker := _MARKER.search(jpeg, at):
+        at, code = marker.end(), jpeg[marker.end() - 1]
+        if code == _END:
+            break
+        if code not in _ALONE:
+            found += code == _SCAN
+            at += int.from_bytes(jpeg[at : at + 2], "big")  # of the segment, these two bytes included
+    return found
+
+
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
@@ -152,8 +194,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.uint32)
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    return _in_bytes(np.asarray(image), lambda values: (values.astype(np.uint32) + 128) // 257)
 
 
 def _from_integers(image: Image.Image) -> Image.Image:
@@ -161,22 +202,39 @@ def _from_integers(image: Image.Image) -> Image.Image:
     low, high = int(values.min()), int(values.max())
     if low >= 0 and high <= 0xFFFF:
         return _from_16_bit(image)
-    return _stretch(values.astype(np.float32), low, high)
+    return _stretch(values, low, high)
 
 
 def _from_floats(image: Image.Image) -> Image.Image:
     values = np.asarray(image, dtype=np.float32)
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
+    finite = np.isfinite(values)
+    low = float(values.min(where=finite, initial=np.inf)) if finite.any() else 0.0
+    high = float(values.max(where=finite, initial=-np.inf)) if finite.any() else 1.0
     if low >= 0 and high <= 255:
-        return _stretch(values, 0.0, 1.0 if high <= 1 else 255.0)
+        return _stretch(values, 0.0, 1.0 if high <= 1 else 255.0, low, high)
     return _stretch(values, low, high)
 
 
-def _stretch(values: npt.NDArray[np.float32], low: float, high: float) -> Image.Image:
-    scaled = (values.astype(np.float64) - low) * (255 / max(high - low, 1e-12))
-    return Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8)).convert("RGB")
+def _stretch(
+    values: Numbers, low: float, high: float, least: float | None = None, greatest: float | None = None
+) -> Image.Image:
+    """`low` becomes 0 and `high` 255. What is no finite number is `least` or `greatest` (`low` and `high`)."""
+    bottom, top = low if least is None else least, high if greatest is None else greatest
+
+    def scaled(some: Numbers) -> Numbers:
+        known = np.nan_to_num(some.astype(np.float32), nan=bottom, posinf=top, neginf=bottom)
+        return np.clip(np.rint((known.astype(np.float64) - low) * (255 / max(high - low, 1e-12))), 0, 255)
+
+    return _in_bytes(values, scaled)
+
+
+def _in_bytes(values: Numbers, scaled: Callable[[Numbers], Numbers]) -> Image.Image:
+    """(H, W) numbers, of which `scaled` makes 0..255 for some at a time -> grey."""
+    found = np.empty(values.shape, np.uint8)
+    numbers, into = values.reshape(-1), found.reshape(-1)
+    for at in range(0, numbers.size, _AT_ONCE):
+        into[at : at + _AT_ONCE] = scaled(numbers[at : at + _AT_ONCE])
+    return Image.fromarray(found).convert("RGB")
 
 
 def _from_lab(image: Image.Image) -> Image.Image:

@@ -13,6 +13,9 @@ MiB = 1024**2
 GiB = 1024**3
 
 
+DIVIDED = ("model_memory_bytes", "inference_queue", "max_bodies_bytes")  # among the processes that serve
+
+
 class Settings(BaseSettings):
     """Every knob of the service and the worker. Field `x_y` is read from the environment variable `FOVEA_X_Y`."""
 
@@ -38,6 +41,9 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(50_000_000, gt=0, description="largest picture, in pixels")
     max_classify_images: int = Field(256, gt=0, description="most pictures in one classify request")
     max_classify_bytes: int = Field(256 * MiB, gt=0, description="largest body of one classify request")
+    max_bodies_bytes: int = Field(
+        GiB, gt=0, description="pictures being answered, in bytes, beyond which 503 is answered"
+    )
     max_infer_json_bytes: int = Field(16 * MiB, gt=0, description="largest JSON part of one request to /v2")
     max_body_bytes: int = Field(1 * MiB, gt=0, description="largest JSON body other than classify's")
     max_training_memory_bytes: int | None = Field(
@@ -106,9 +112,7 @@ class Settings(BaseSettings):
 
     def share(self) -> Self:
         """What each of the `processes` gets of what they divide among them."""
-        each = {
-            name: max(getattr(self, name) // self.processes, 1) for name in ("model_memory_bytes", "inference_queue")
-        }
+        each = {name: max(getattr(self, name) // self.processes, 1) for name in DIVIDED}
         threads = max(self.engine_threads // self.processes, 1)
         return self if self.processes == 1 else self.model_copy(update={**each, "inference_threads": threads})
 

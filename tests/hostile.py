@@ -30,6 +30,23 @@ def classes(count: int = 4, side: int = 16) -> dict[str, bytes]:
     }
 
 
+def many_scans(side: int, scans: int) -> bytes:
+    """A progressive JPEG that goes over its pixels again and again: its last refinement is repeated."""
+    out = io.BytesIO()
+    Image.new("L", (side, side), 128).save(out, "JPEG", progressive=True, quality=50)
+    usual = out.getvalue()
+    last, end = usual.rindex(b"\xff\xda"), usual.rindex(b"\xff\xd9")
+    return usual[:last] + usual[last:end] * scans + usual[end:]
+
+
+def chatty_png(side: int, chunks: int) -> bytes:
+    """A megabyte of text in every chunk, compressed to a kilobyte."""
+    body = b"Comment\0\0" + zlib.compress(bytes(1_000_000), 9)
+    chunk = struct.pack(">I", len(body)) + b"zTXt" + body + struct.pack(">I", zlib.crc32(b"zTXt" + body))
+    plain = picture(side=side)
+    return plain[:33] + chunk * chunks + plain[33:]
+
+
 def quoted_overlap(path: Path, copies: int = 50) -> Path:
     """Every directory entry points at one and the same local header."""
     name, body = b"a/0.png", zlib.compress(bytes(100_000), 9)[2:-4]

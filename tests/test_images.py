@@ -36,6 +36,34 @@ def test_every_format_decodes_and_every_cut_is_named(kind: str) -> None:
     assert code(data[: len(data) // 2]) in ("image_truncated", "image_corrupt")
 
 
+def test_a_jpeg_that_goes_over_its_pixels_again_and_again_is_refused() -> None:
+    assert images.decode(hostile.many_scans(64, 20), 32, max_pixels=LIMIT).width == 64
+    assert code(hostile.many_scans(64, 1000)) == "too_many_scans"
+    lied = hostile.many_scans(64, 1000).replace(b"\xff\xda", b"\xff\xff\xff\xda")  # filled, as T.81 allows
+    assert code(lied) == "too_many_scans"
+
+
+def test_plain_is_what_costs_no_more_than_its_pixels() -> None:
+    chatty = hostile.chatty_png(8, 15)
+    assert len(chatty) < 20_000
+    assert images.decode(chatty, 8, max_pixels=LIMIT).width == 8
+    assert images.is_plain(hostile.picture("PNG"))
+    assert images.is_plain(hostile.picture("JPEG"))
+    assert not images.is_plain(chatty)
+    assert not images.is_plain(hostile.many_scans(64, 20))
+    assert not images.is_plain(hostile.picture("TIFF"))
+
+
+def test_numbers_are_turned_into_bytes_piece_by_piece() -> None:
+    values = np.random.default_rng(0).normal(0, 1e6, (1100, 1000)).astype(np.float32)  # more than fit into one piece
+    values[0, 0], values[-1, -1], values[5, 5] = np.nan, np.inf, -np.inf
+    found = images.decode(encoded(Image.fromarray(values), "TIFF"), None, max_pixels=LIMIT).pixels[..., 0]
+    finite = values[np.isfinite(values)].astype(np.float64)
+    low, high = finite.min(), finite.max()
+    known = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
+    assert np.array_equal(found, np.rint((known - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8))
+
+
 def test_bytes_of_no_picture_are_not_a_picture() -> None:
     assert {code(b""), code(b"hello"), code(b"%PDF-1.7"), code(b"\0" * 100)} == {"not_a_picture"}
 

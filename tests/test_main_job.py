@@ -154,7 +154,14 @@ def test_a_bad_picture_is_named_alone_and_refused_when_it_is_the_only_one(shared
     assert len(posted["results"][0]["predictions"]) == 3
     assert posted["results"][0]["label"] == several["results"][0]["label"]
     assert set(posted["timing_ms"]) == {"decode", "queue", "model", "total"}
-    assert shared.http.post(url, json={"images": ["?"]}).json()["code"] == "invalid_base64"
+    alone = shared.http.post(url, json={"images": ["?"]}).json()
+    assert (alone["code"], alone["param"]) == ("invalid_base64", "/images/0")
+    beside = shared.http.post(url, json={"images": [encoded, "?", encoded]}).json()["results"]
+    assert [row["error"] and row["error"]["code"] for row in beside] == [None, "invalid_base64", None]
+    empty = shared.http.post(url, files=[("file", ("a", good)), ("file", ("b", b""))]).json()["results"]
+    assert [row["error"] and row["error"]["code"] for row in empty] == [None, "empty_picture"]
+    other = shared.http.post(url, files={"image": good})
+    assert (other.status_code, other.json()["code"], other.json()["param"]) == (422, "no_picture", "file")
 
 
 def huge_png(width: int, height: int) -> bytes:

@@ -185,4 +185,4 @@ def test_torchserve_clients_get_its_shape_of_answer(trained: Fovea) -> None:
     check(trained.http.post("/predictions/colours", content=b"hello"), 415, "not_a_picture")
     check(trained.http.post("/predictions/colours/7", content=PICTURES[0]), 404, "model_not_found")
     check(trained.http.post("/predictions/colours", files=[("data", PICTURES[0])] * 2), 422, "one_picture")
-    check(trained.http.post("/predictions/colours", files={"file": PICTURES[0]}), 422, "empty_picture")
+    check(trained.http.post("/predictions/colours", files={"file": PICTURES[0]}), 422, "no_picture")

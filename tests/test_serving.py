@@ -5,14 +5,17 @@ A real service and real programs of untrained networks, as in test_shadows.
 
 import asyncio
 import signal
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 
@@ -170,6 +173,39 @@ def test_clients_that_leave_leave_nothing_behind(tmp_path: Path) -> None:
         answer = fovea.http.post(ASK, content=PICTURE)
         assert answer.status_code == 200, "places of those who left are free"
         assert "Traceback" not in (tmp_path / "service.log").read_text()
+
+
+def test_dear_pictures_of_one_client_do_not_hold_up_those_of_another(tmp_path: Path) -> None:
+    dear, ordinary = png(np.zeros((3000, 3000), np.uint8)), png(np.zeros((300, 300, 3), np.uint8))
+    with serving(tmp_path) as fovea, ThreadPoolExecutor(1) as pool:
+        assert fovea.http.post(ASK, content=PICTURE).status_code == 200
+        many, began, waits = [("file", ("a.png", dear))] * 40, time.perf_counter(), []
+        slow = pool.submit(clients(fovea, 1)[0].post, ASK, files=many)
+        while not slow.done():
+            asked = time.perf_counter()
+            assert fovea.http.post(ASK, content=ordinary).status_code == 200
+            waits.append(time.perf_counter() - asked)
+        assert len(slow.result().json()["results"]) == 40
+        assert max(waits) < (time.perf_counter() - began) / 2, "it waited for all of the many"
+
+
+def test_bodies_that_do_not_fit_into_memory_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    with serving(tmp_path, FOVEA_MAX_BODIES_BYTES="100000") as fovea:
+        head = f"POST {ASK} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 90000\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", fovea.port)) as half:
+            half.sendall(head.encode() + bytes(80_000))
+            answer = fovea.http.post(ASK, content=bytes(50_000))
+            while answer.status_code != 503:  # until the half has arrived
+                check(answer, 415, "not_a_picture")
+                answer = fovea.http.post(ASK, content=bytes(50_000))
+            check(answer, 503, "overloaded")
+            assert int(answer.headers["retry-after"]) >= 1
+            assert fovea.http.post(ASK, content=PICTURE).status_code == 200, "there is room for a small one"
+            pieces = fovea.http.post(ASK, content=iter([bytes(15_000)] * 2))  # says not how long it will be
+            check(pieces, 503, "overloaded")
+            half.sendall(bytes(10_000))
+            assert b"not_a_picture" in half.recv(65536)
+        check(fovea.http.post(ASK, content=bytes(95_000)), 415, "not_a_picture")
 
 
 def test_what_is_remembered_is_forgotten_with_any_commit(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -28,13 +29,14 @@ from service.inference.turn import Turn
 from service.mirror import Mirror, Offer
 from service.settings import Settings
 
-Picture = bytes | images.Pixels
-"""An encoded picture, or (H, W, 3) RGB pixels."""
+Picture = bytes | images.Pixels | ServiceError
+"""An encoded picture, (H, W, 3) RGB pixels, or why neither arrived."""
 
 Decoded = images.Decoded | ServiceError
 
 SMALL_BYTES, SMALL_PIXELS = 16 * 1024, 128 * 128  # decoded where it arrived: sooner done than handed to a thread
 AT_ONCE_BYTES = 64 * 1024  # pictures that a thread decodes in a row, and hands to the engine together
+SLICE_SECONDS = 0.05  # of decoding for one request, before those of others have their turn
 
 
 @dataclass(frozen=True)
@@ -114,19 +116,22 @@ class Answering:
             if len(pictures) == 1 and isinstance(parts[0].pictures[0], ServiceError):
                 raise parts[0].pictures[0]
         else:
-            parts = await asyncio.gather(*(self._part(version, group) for group in groups))
+            decoding = asyncio.Semaphore(2 * self._settings.engine_threads)  # the others of the request stand behind
+            parts = await asyncio.gather(*(self._part(version, group, decoding) for group in groups))
         scored = [part.scored for part in parts if part.scored is not None]
         decoded = [picture for part in parts for picture in part.pictures]
         return Answered(decoded, merged(scored) if scored else None, max(part.decode_ms for part in parts))
 
-    async def _part(self, version: ModelVersion, pictures: Sequence[Picture]) -> Answered:
+    async def _part(
+        self, version: ModelVersion, pictures: Sequence[Picture], decoding: asyncio.Semaphore | None = None
+    ) -> Answered:
         """Decoded in a row, and given to the engine together."""
         started = time.perf_counter()
         size = version.card["image_size"]
         decoded = self._decode_small(pictures[0], size) if len(pictures) == 1 else None
         if decoded is None:
-            loop = asyncio.get_running_loop()
-            decoded = await loop.run_in_executor(self._decoders, self._decode_all, pictures, size)
+            async with decoding or nullcontext():
+                decoded = await self._decode_all(pictures, size)
         decode_ms = (time.perf_counter() - started) * 1000
         good = [picture.pixels for picture in decoded if isinstance(picture, images.Decoded)]
         if not good:
@@ -146,16 +151,32 @@ class Answering:
         return read
 
     def _decode_small(self, picture: Picture, size: int) -> list[Decoded] | None:
-        """None for a picture that is not small."""
-        if len(picture) > SMALL_BYTES or not isinstance(picture, bytes):
+        """None for a picture that may take long."""
+        if not isinstance(picture, bytes) or len(picture) > SMALL_BYTES or not images.is_plain(picture):
             return None
         found = self._decode(picture, size, SMALL_PIXELS)
         return None if isinstance(found, ServiceError) else [found]
 
-    def _decode_all(self, pictures: Sequence[Picture], size: int) -> list[Decoded]:
-        return [self._decode(picture, size, self._settings.max_image_pixels) for picture in pictures]
+    async def _decode_all(self, pictures: Sequence[Picture], size: int) -> list[Decoded]:
+        """In slices, so that a request of dear pictures delays no other by more than one, and ends with its client."""
+        loop, decoded = asyncio.get_running_loop(), list[Decoded]()
+        while len(decoded) < len(pictures):
+            rest = pictures[len(decoded) :]
+            decoded += await loop.run_in_executor(self._decoders, self._decode_some, rest, size)
+        return decoded
+
+    def _decode_some(self, pictures: Sequence[Picture], size: int) -> list[Decoded]:
+        """The first of them, and those that fit into a slice with it."""
+        ending, decoded = time.perf_counter() + SLICE_SECONDS, list[Decoded]()
+        for picture in pictures:
+            decoded.append(self._decode(picture, size, self._settings.max_image_pixels))
+            if time.perf_counter() > ending:
+                break
+        return decoded
 
     def _decode(self, picture: Picture, size: int, max_pixels: int) -> Decoded:
+        if isinstance(picture, ServiceError):
+            return picture
         try:
             limit = self._settings.max_image_bytes
             if isinstance(picture, bytes) and len(picture) > limit:
@@ -169,7 +190,11 @@ class Answering:
         assert target.candidate is not None
         assert answered.scored is not None
         both = zip(pictures, answered.pictures, strict=True)
-        good = [(sent, seen.pixels) for sent, seen in both if isinstance(seen, images.Decoded)]
+        good = [
+            (sent, seen.pixels)
+            for sent, seen in both
+            if isinstance(seen, images.Decoded) and not isinstance(sent, ServiceError)
+        ]
         self._mirror.offer(
             Offer(
                 shadow_id=target.shadow.id,
@@ -197,12 +222,18 @@ def _groups(pictures: Sequence[Picture]) -> Iterator[list[Picture]]:
     size = 0
     for picture in pictures:
         group.append(picture)
-        size += len(picture) if isinstance(picture, bytes) else picture.nbytes
+        size += _bytes(picture)
         if size >= AT_ONCE_BYTES:
             yield group
             group, size = [], 0
     if group:
         yield group
+
+
+def _bytes(picture: Picture) -> int:
+    if isinstance(picture, ServiceError):
+        return 0
+    return len(picture) if isinstance(picture, bytes) else picture.nbytes
 
 
 async def _answering(request: Request) -> Answering:

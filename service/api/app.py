@@ -39,6 +39,7 @@ from service.api import predictions as prediction_routes
 from service.api import session as session_routes
 from service.api import uploads as upload_routes
 from service.api.answering import Answering
+from service.api.bodies import Room
 from service.api.examples import PROBLEMS
 from service.api.remembered import Remembered
 from service.db import Database
@@ -84,6 +85,7 @@ def create_app(settings: Settings, place: int | None = None) -> ASGIApp:
     app.state.settings = settings
     app.state.database = Database(settings.database)
     app.state.remembered = Remembered(app.state.database)
+    app.state.room = Room(settings.max_bodies_bytes)
     mine = (
         health,
         upload_routes,
@@ -139,6 +141,12 @@ class Edge:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        try:
+            await self._answer(scope, receive, send)
+        finally:
+            self.app.state.room.give_back(scope.get("state", {}))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if re.fullmatch(r"[\w.-]{1,128}", given, re.ASCII) else new_id("req")

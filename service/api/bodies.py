@@ -7,6 +7,7 @@ import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
@@ -15,6 +16,7 @@ from service.api.multipart import PartStart, parts
 from service.errors import (
     BadRequest,
     InsufficientStorage,
+    Overloaded,
     PayloadTooLarge,
     RequestTimeout,
     UnsupportedMediaType,
@@ -53,6 +55,40 @@ async def archive(request: Request, settings: Settings) -> Received:
 async def small(request: Request, settings: Settings) -> bytes:
     """A JSON body on a route that otherwise streams."""
     return b"".join([piece async for piece in stream(request, settings.max_body_bytes, settings)])
+
+
+class Room:
+    """The bytes of pictures that all requests of a process together may have in memory. Used by one event loop."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._taken = 0
+
+    def check(self, size: int) -> None:
+        """Raises Overloaded when so many more are too many. A request that has the room for itself is never refused."""
+        if self._taken and self._taken + size > self._limit:
+            raise Overloaded("overloaded", "the pictures of other requests fill the memory", hint="try again shortly")
+
+    def take(self, request: Request, size: int) -> None:
+        """Until the request's `give_back`. Raises Overloaded, likewise."""
+        mine = getattr(request.state, "body_bytes", 0)
+        if self._taken > mine:
+            self.check(size)
+        self._taken += size
+        request.state.body_bytes = mine + size
+
+    def give_back(self, state: dict[str, Any]) -> None:
+        self._taken -= state.pop("body_bytes", 0)
+
+
+async def held(request: Request, settings: Settings) -> AsyncIterator[bytes]:
+    """The body of a request for answers, in pieces that stay in memory. As `stream`, and raises Overloaded."""
+    room: Room = request.app.state.room
+    declared = request.headers.get("content-length", "0")
+    room.check(int(declared) if declared.isdigit() else 0)
+    async for piece in stream(request, settings.max_classify_bytes, settings):
+        room.take(request, len(piece))
+        yield piece
 
 
 async def stream(request: Request, limit: int, settings: Settings) -> AsyncIterator[bytes]:

@@ -19,6 +19,7 @@ from service.api.context import Caller, identify
 from service.api.examples import CLASSIFIED, answers
 from service.api.results import Wanted
 from service.db.tables import Prediction
+from service.errors import ServiceError
 from service.ids import new_id, now
 
 router = APIRouter(prefix="/v1/models", tags=["classify"])
@@ -127,6 +128,7 @@ def _shown(
     return Response(to_json(body), media_type="application/json")
 
 
-def _kept(data: bytes, result: dict[str, Any]) -> predictions.Shown:
+def _kept(data: bytes | ServiceError, result: dict[str, Any]) -> predictions.Shown:
     """What was no picture leaves its error, and an explanation can be made again."""
-    return predictions.Shown(data if result["error"] is None else None, {**result, "explanation": None})
+    picture = None if isinstance(data, ServiceError) or result["error"] is not None else data
+    return predictions.Shown(picture, {**result, "explanation": None})

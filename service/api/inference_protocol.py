@@ -17,7 +17,7 @@ import service
 from service import artifacts, readiness
 from service.api import pictures, results, tensors
 from service.api.answering import Answered, AnsweringDep
-from service.api.bodies import stream
+from service.api.bodies import held
 from service.api.context import DatabaseDep, Reading, SettingsDep, require
 from service.api.examples import INFERENCE, INFERENCE_REQUEST, MODEL_METADATA, SERVER_METADATA, answers
 from service.api.tensors import OutputTensor
@@ -97,7 +97,7 @@ async def infer(
     """
     target = await answering.find(model)
     found, version = target.model, target.version
-    body = await pictures.joined(stream(request, settings.max_classify_bytes, settings))
+    body = await pictures.joined(held(request, settings))
     asked, given = await run_in_threadpool(tensors.read, body, json_bytes, settings)
     answered = await answering.ask(request, target, given)
     _refuse_broken(answered)

@@ -5,16 +5,18 @@ import binascii
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Request, Response
 from pydantic import Field, ValidationError
+from starlette.concurrency import run_in_threadpool
 
 from service import images
-from service.api.bodies import media_type, stream
+from service.api.bodies import held, media_type
 from service.api.multipart import PartStart, parts
 from service.api.problems import from_validation
-from service.errors import InvalidValue, PayloadTooLarge
+from service.errors import InvalidValue, PayloadTooLarge, ServiceError
 from service.layers import Strict
 from service.settings import Settings
 
@@ -23,26 +25,36 @@ class Base64Pictures(Strict):
     images: Annotated[list[str], Field(min_length=1)]
 
 
+LONG_JSON_BYTES = 64 * 1024  # read in a thread: others need not wait for it
+
+
 @dataclass(frozen=True)
 class Upload:
     filename: str | None
-    data: bytes
+    data: bytes | ServiceError  # why it is no picture, where that is known before anything is decoded
 
 
 async def uploads(request: Request, settings: Settings, field: str = "file") -> list[Upload]:
     """One picture or more, from parts named `field` where the body is multipart. Raises 400, 408, 413 or 422."""
     kind = media_type(request)
-    body = stream(request, settings.max_classify_bytes, settings)
+    body = held(request, settings)
     if kind == "multipart/form-data":
         found = await _file_parts(request.headers["content-type"], body, field, settings)
+        if not found:
+            raise InvalidValue("no_picture", f"no part is named `{field}`", hint=f"curl -F {field}=@a.jpg", param=field)
     elif kind == "application/json":
-        found = _from_json(await joined(body))
+        text = await joined(body)
+        check = partial(_from_json, text, settings)
+        found = await run_in_threadpool(check) if len(text) > LONG_JSON_BYTES else check()
     else:
         found = [Upload(None, await joined(body))]
-    if not found or not all(upload.data for upload in found):
-        raise InvalidValue("empty_picture", "there is no picture in the body", hint="curl --data-binary @photo.jpg")
-    check_count(len(found), settings)
-    return found
+    if len(found) == 1 and not found[0].data:
+        raise _empty()
+    return [upload if upload.data else Upload(upload.filename, _empty()) for upload in found]
+
+
+def _empty() -> InvalidValue:
+    return InvalidValue("empty_picture", "there is no picture in it", hint="curl --data-binary @photo.jpg")
 
 
 async def joined(body: AsyncIterator[bytes]) -> bytes:
@@ -92,9 +104,17 @@ async def _file_parts(content_type: str, body: AsyncIterator[bytes], field: str,
     return [Upload(name, bytes(data)) for name, data in zip(names, bodies, strict=True)]
 
 
-def _from_json(body: bytes) -> list[Upload]:
+def _from_json(body: bytes, settings: Settings) -> list[Upload]:
     try:
         posted = Base64Pictures.model_validate_json(body)
     except ValidationError as error:
         raise invalid_json(error, body) from error
-    return [Upload(None, from_base64(text, "/images")) for text in posted.images]
+    check_count(len(posted.images), settings)
+    return [Upload(None, _picture(text, f"/images/{place}")) for place, text in enumerate(posted.images)]
+
+
+def _picture(text: str, param: str) -> bytes | ServiceError:
+    try:
+        return from_base64(text, param)
+    except InvalidValue as error:
+        return error
