@@ -11,7 +11,7 @@ from service.errors import InvalidValue
 from service.inference.score import probabilities
 from service.spec import TrainSpec
 from workers.train_job import remedy
-from workers.training import evaluate, export
+from workers.training import calibration, evaluate, export
 from workers.training.augment import augment, draws, mix
 from workers.training.budget import Budget
 from workers.training.data import Split
@@ -358,8 +358,28 @@ def test_temperature_mends_overconfidence() -> None:
     logits = (truth * 3).astype(np.float32)
     fitted = evaluate.temperature(logits, labels)
     assert fitted == pytest.approx(3.0, rel=0.1)
-    before = evaluate.calibration_error(probabilities(logits, 1.0), labels)
-    assert evaluate.calibration_error(probabilities(logits, fitted), labels) < 0.03 < before
+    found = evaluate.report("test", logits, labels, list("abcd"), fitted, [""] * 4000)["calibration"]
+    assert found["ece_after"] < 0.03 < found["ece_before"]
+    assert found["ece_after_interval"]["high"] < 0.04 < found["ece_before_interval"]["low"]
+    assert found["ece_before_interval"]["low"] < found["ece_before"] < found["ece_before_interval"]["high"]
+    assert found == evaluate.report("test", logits, labels, list("abcd"), fitted, [""] * 4000)["calibration"]
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.03, 0.1])
+def test_the_interval_holds_the_calibration_error_about_as_often_as_it_says(gap: float) -> None:
+    random, held = np.random.default_rng(1), 0
+    for _ in range(60):
+        confidence = random.uniform(0.5, 0.9, (300, 1))
+        right = random.random((300, 1)) < confidence + gap
+        found = calibration.interval(confidence, right)
+        held += found["low"] <= gap <= found["high"]
+    assert held >= 55, "95 of 100 are asked"
+
+
+def test_the_calibration_error_is_the_mean_gap_of_the_bins() -> None:
+    confidence, right = np.array([[0.91, 0.2], [0.93, 0.21]]), np.array([[True, False], [False, False]])
+    assert calibration.error(confidence, right) == pytest.approx((abs(0.92 - 0.5) + 0.205) / 2)
+    assert calibration.error(confidence[:0], right[:0]) == 0
 
 
 def test_a_few_right_answers_are_no_certainty() -> None:

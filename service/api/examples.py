@@ -350,7 +350,9 @@ EVALUATION = {
     "confusion_matrix": {"labels": ["rose", "tulip"], "counts": [[14, 0], [1, 12]]},
     "calibration": {
         "ece_before": 0.041,
+        "ece_before_interval": {"low": 0.012, "high": 0.071},
         "ece_after": 0.018,
+        "ece_after_interval": {"low": 0.0, "high": 0.037},
         "temperature": 1.31,
         "bins": [{"from": 0.933, "to": 1.0, "n": 25, "confidence": 0.98, "accuracy": 1.0}],
     },

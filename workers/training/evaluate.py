@@ -10,13 +10,12 @@ from scipy.optimize import minimize_scalar
 
 from service.inference.programs import Outputs, Program, joined
 from service.inference.score import probabilities
-from workers.training import trust
+from workers.training import calibration, trust
 from workers.training.trust import Answers, share
 
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
 BATCH = 256
-BINS = 15
 THRESHOLDS = (*(k / 50 for k in range(50)), 0.99)
 MAX_MISTAKES = 1000
 
@@ -81,32 +80,6 @@ def temperature(logits: Logits, labels: Labels) -> float:
     return float(np.exp(found.x))
 
 
-def calibration_error(chances: NDArray[np.float64], labels: Labels) -> float:
-    """Expected calibration error of the top answer, in 15 bins of equal width (Naeini et al. 2015)."""
-    return binned_error(chances.max(1), chances.argmax(1) == labels)
-
-
-def binned_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """(M,) how sure, and (M,) whether rightly: the mean gap of the two, in bins of equal width."""
-    gaps = [row["n"] * abs(row["accuracy"] - row["confidence"]) for row in reliability(confidence, right)]
-    return float(sum(gaps) / max(len(confidence), 1))
-
-
-def reliability(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> list[dict[str, Any]]:
-    """The same bins one by one, without the empty: a reliability diagram (DeGroot and Fienberg 1983)."""
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    return [
-        {
-            "from": k / BINS,
-            "to": (k + 1) / BINS,
-            "n": int((bins == k).sum()),
-            "confidence": float(confidence[bins == k].mean()),
-            "accuracy": float(right[bins == k].mean()),
-        }
-        for k in np.unique(bins).tolist()
-    ]
-
-
 def by_threshold(chances: NDArray[np.float64], right: NDArray[np.bool_], there: int) -> list[dict[str, Any]]:
     """What comes of giving only labels with at least a probability, for each of `THRESHOLDS`.
 
@@ -142,15 +115,18 @@ def report(
         "accuracy": share(predicted == labels),
         "per_class": [_class_row(counts, k, name) for k, name in enumerate(classes)],
         "confusion_matrix": {"labels": classes, "counts": counts.tolist()},
-        "calibration": {
-            "ece_before": calibration_error(probabilities(logits, 1.0), labels),
-            "ece_after": calibration_error(chances, labels),
-            "temperature": fitted_temperature,
-            "bins": reliability(chances.max(1), predicted == labels),
-        },
-        "thresholds": by_threshold(chances.max(1)[:, None], (predicted == labels)[:, None], len(labels)),
+        "calibration": calibration.report(
+            _first(probabilities(logits, 1.0)), _first(chances), (predicted == labels)[:, None], fitted_temperature
+        ),
+        "thresholds": by_threshold(_first(chances), (predicted == labels)[:, None], len(labels)),
         "mistakes": _mistakes(chances, labels, classes, images),
     }
+
+
+def _first(chances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, K) -> (N, 1) the probability of the first answer."""
+    result: NDArray[np.float64] = chances.max(1, keepdims=True)
+    return result
 
 
 def _class_row(counts: NDArray[np.int64], k: int, name: str) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from scipy.optimize import minimize_scalar
 
 from service.inference.score import sigmoids
 from service.labels import joined
-from workers.training import trust
-from workers.training.evaluate import MAX_MISTAKES, Judged, binned_error, by_threshold, reliability
+from workers.training import calibration, trust
+from workers.training.evaluate import MAX_MISTAKES, Judged, by_threshold
 from workers.training.trust import Answers, share
 
 Floats = NDArray[np.float64]
@@ -88,12 +88,7 @@ def judge(split: str, test: Answers, held_out: Answers, classes: list[str], imag
         **_averages(given, truth),
         "per_class": _per_class(given, truth, chances, limits, classes),
         "confusion_matrix": None,
-        "calibration": {
-            "ece_before": _calibration_error(sigmoids(test.logits, 1.0), truth),
-            "ece_after": _calibration_error(chances, truth),
-            "temperature": fitted,
-            "bins": reliability(chances.ravel(), truth.ravel()),
-        },
+        "calibration": calibration.report(sigmoids(test.logits, 1.0), chances, truth, fitted),
         "thresholds": by_threshold(chances, truth, int(truth.sum())),
         "mistakes": _mistakes(given, truth, chances, classes, images),
         "prediction_sets": None,
@@ -132,11 +127,6 @@ def _per_class(given: Marks, truth: Marks, chances: Floats, limits: list[float],
         }
         for k, name in enumerate(classes)
     ]
-
-
-def _calibration_error(chances: Floats, truth: Marks) -> float:
-    """Of all questions "is it a …?" together."""
-    return binned_error(chances.ravel(), truth.ravel())
 
 
 def _mistakes(given: Marks, truth: Marks, chances: Floats, classes: list[str], images: list[str]) -> list[Any]:

@@ -270,12 +270,14 @@ function classes(found) {
   );
 }
 
-function calibration({ calibration: { ece_before: before, ece_after: after, temperature, bins } }) {
+function calibration({ calibration: { ece_before: before, ece_after: after, temperature, bins, ...intervals } }) {
+  const gap = (value, between) =>
+    between ? `${format.percent(value)} (${format.percent(between.low)} to ${format.percent(between.high)})` : format.percent(value);
   return card(
     "Can its probabilities be believed?",
     facts([
-      ["Mean gap", format.percent(after)],
-      ["Before calibration", format.percent(before)],
+      ["Mean gap", gap(after, intervals.ece_after_interval)],
+      ["Before calibration", gap(before, intervals.ece_before_interval)],
       ["Temperature", format.decimals(temperature, 2)],
     ]),
     h(
