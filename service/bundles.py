@@ -6,7 +6,8 @@ processes that limit themselves (workers.bundle.onnx_check, workers.engine_run).
 
 import hashlib
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -22,6 +23,11 @@ from service.settings import MiB, Settings
 MAX_ENTRIES = 200
 MAX_JSON_BYTES = 8 * MiB
 MAX_FREE_BYTES = 256 * 1024  # of what is kept as it came: lineage and certificate
+MAX_DEPTH = (
+    64  # of lists and objects within each other; ours have about ten, and three more for each residual block in another
+)
+MAX_WHOLE = 2**64
+TEMPERATURES = (0.01, 100.0)  # our own fit gives 0.05 to 20; logits of float32 over these stay numbers of float64
 MODEL, CARD, GOLDEN, MANIFEST = "model.onnx", "card.json", "golden.json", "manifest.json"
 HINT = "export the model version again, and send the file as it was"
 
@@ -60,7 +66,7 @@ class Card(_Foreign):
     parameters: int = Field(ge=0, le=10**12)
     dataset: Text
     metrics: dict[Text, float] = Field(max_length=50)
-    temperature: float = Field(gt=0, le=1000)
+    temperature: float = Field(ge=TEMPERATURES[0], le=TEMPERATURES[1])
     thresholds: list[Chance] | None = None
     prediction_sets: Kept | None = None
     strangeness: Kept | None = None
@@ -147,15 +153,72 @@ def _check_hashes(files: dict[str, Entry], read: Callable[[str, int], bytes], se
 
 
 def _valid(name: str, read: Callable[[str, int], bytes], check: Callable[[Any], Any]) -> Any:
+    """The JSON file as `check` gives it back. Raises InvalidValue (code `bundle_invalid`), which names the place."""
+    value = _loaded(name, read)
+    if (fault := _fault(value)) is not None:
+        raise _invalid(name, *fault)
     try:
-        return check(json.loads(read(name, MAX_JSON_BYTES), parse_constant=_no_number))
+        return check(value)
     except ValidationError as error:
         first = error.errors()[0]
-        where = "/".join(map(str, first["loc"])) or "all of it"
-        raise InvalidValue("bundle_invalid", f"{name}: {where}: {first['msg']}"[:500], hint=HINT) from error
+        raise _invalid(name, first["loc"], first["msg"]) from error
+
+
+def _invalid(name: str, place: Iterable[Any], why: str) -> InvalidValue:
+    where = "/".join(map(str, place)) or "all of it"
+    return InvalidValue("bundle_invalid", f"{name}: {where[:300]}: {why[:200]}", hint=HINT)
+
+
+def _loaded(name: str, read: Callable[[str, int], bytes]) -> Any:
+    try:
+        return json.loads(read(name, MAX_JSON_BYTES), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise InvalidValue("bundle_invalid", f"{name} is not JSON as a bundle has it", hint=HINT) from error
 
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no number")
+
+
+def _fault(value: Any, depth: int = 0) -> tuple[list[Any], str] | None:
+    """The first place (names and numbers that lead to it) of JSON that no database and no answer could hold, and why.
+
+    One rule for all that is kept, whatever else is asked of a field: JSON can write more than UTF-8, PostgreSQL and
+    readers of JSON take.
+    """
+    if (why := _own_fault(value, depth)) is not None:
+        return [], why
+    for key, part in _parts(value):
+        if (found := _fault(part, depth + 1)) is not None:
+            return [key, *found[0]], found[1]
+    return None
+
+
+def _parts(value: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, dict):
+        return value.items()
+    return enumerate(value) if isinstance(value, list) else ()
+
+
+def _own_fault(value: Any, depth: int) -> str | None:
+    """Of a value but for its parts; the names in an object are its own."""
+    if isinstance(value, str):
+        return _text_fault(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a number is too large"
+    if isinstance(value, int) and abs(value) >= MAX_WHOLE:
+        return "a whole number has more than 64 bits"
+    if isinstance(value, dict | list) and depth >= MAX_DEPTH:
+        return f"lists and objects are nested more than {MAX_DEPTH} deep"
+    names = value if isinstance(value, dict) else ()
+    return next((f"of a name in it, {why}" for why in map(_text_fault, names) if why is not None), None)
+
+
+def _text_fault(text: str) -> str | None:
+    if "\0" in text:
+        return "the text holds a NUL"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "the text holds a lone surrogate, half of a character"
+    return None

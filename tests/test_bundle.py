@@ -116,6 +116,17 @@ def test_what_was_changed_is_noticed(trained: Fovea, tmp_path: Path) -> None:
     assert "its strangeness is" in verify(folder).stdout
 
 
+def test_it_says_how_it_is_used_and_what_is_no_picture(trained: Fovea, tmp_path: Path) -> None:
+    folder = unpack(bundle_of(trained, "colours"), tmp_path)
+    helped = verify(folder, "--help")
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert "python verify.py a.jpg b.png" in helped.stdout
+    done = verify(folder, "nowhere.png", "card.json", "golden/noise-0.png")
+    assert done.returncode == 1
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["nowhere.png", "card.json"]
+    assert json.loads(done.stdout)["file"] == "golden/noise-0.png"
+
+
 def test_no_trace_of_the_machine_leaves_with_it(trained: Fovea) -> None:
     with zipfile.ZipFile(io.BytesIO(bundle_of(trained, "colours"))) as found:
         assert all(entry.date_time == (1980, 1, 1, 0, 0, 0) for entry in found.infolist())

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from service.errors import Overloaded
+from service.errors import InternalError, Overloaded
 from service.inference.engine import Engine
-from service.inference.programs import Stored
+from service.inference.programs import Outputs, Stored
 from service.settings import Settings
 from workers.training import export
 from workers.training.networks import build
@@ -133,3 +133,18 @@ def test_a_model_that_was_warmed_is_loaded_once(engine: Engine, program: bytes) 
     engine.warm("a", read)
     assert engine.submit("a", read, PIXELS).result(60).outputs.logits.shape == (1, 3)
     assert len(reads) == 1
+
+
+def test_a_program_that_gives_fewer_rows_than_pictures_is_a_named_error(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Short:
+        def outputs(self, pixels: np.ndarray) -> Outputs:
+            return Outputs(np.zeros((min(len(pixels), 8), 3), np.float32))
+
+    monkeypatch.setattr("service.inference.engine.load", lambda *_: Short())
+    many = np.zeros((30, 16, 16, 3), np.uint8)
+    assert engine.submit("a", lambda: Stored(b""), many[:8]).result(60).outputs.logits.shape == (8, 3)
+    with pytest.raises(InternalError, match=r"program_rows: .* of 30 pictures"):
+        engine.submit("a", lambda: Stored(b""), many).result(60)
+    assert engine.submit("a", lambda: Stored(b""), PIXELS).result(60).outputs.logits.shape == (1, 3)

@@ -65,6 +65,17 @@ def _same(found: Outputs, expected: Outputs) -> None:
     assert (found.maps is None) == (expected.maps is None)
 
 
+def test_what_is_no_number_is_strange_and_seen_nowhere() -> None:
+    logits, strangeness = np.array([[1, 2], [np.nan, 0]], np.float32), np.array([np.nan, 3], np.float32)
+    found = {"logits": logits, "strangeness": strangeness, "maps": np.full((2, 4, 4), np.nan, np.float32)}
+    outputs = onnx_program.OnnxProgram(lambda _: found, None).outputs(np.zeros((2, 8, 8, 3), np.uint8))
+    np.testing.assert_array_equal(outputs.logits, [[1, 2], [0, 0]])
+    assert outputs.strangeness is not None
+    assert np.isposinf(outputs.strangeness).all()
+    assert outputs.maps is not None
+    assert not outputs.maps.any()
+
+
 def answered(logits: np.ndarray, milliseconds: float) -> engines.Answered:
     times = {"1": milliseconds, "8": 8 * milliseconds}
     return engines.Answered(Outputs(logits), times, logits[:8], logits[:8])

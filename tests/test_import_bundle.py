@@ -14,12 +14,21 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from service.bundles import TEMPERATURES, opened
 from service.db.tables import Blob
+from service.errors import InvalidValue
+from service.inference.onnx_program import pack
+from service.inference.programs import Backend, Outputs, Stored, load
+from service.inference.score import probabilities, sigmoids
+from service.settings import Settings
 from tests.conftest import Fovea, colours_zip, png
 from tests.test_bundle import SPEC, bundle_of
 from tests.test_cli import run
 from tests.test_errors import check
 from tests.test_multilabel import lights_zip
+from workers import engine_run
+from workers.bundle import onnx_check
+from workers.bundle.verify import may_be
 
 Files = dict[str, bytes]
 
@@ -77,13 +86,15 @@ def test_a_bundle_becomes_a_version_that_answers_as_the_one_it_was_made_of(
     assert job["status"] == "succeeded", job
     version = shared.http.get(f"/v1/models/{model}-abroad/versions/1").json()
     original = shared.http.get(f"/v1/models/{model}/versions/1").json()
-    assert version["weights_sha256"] == original["weights_sha256"]
+    served = hashlib.sha256(files_of(bundles[model])["model.onnx"]).hexdigest()
+    assert version["weights_sha256"] == job["result"]["weights_sha256"] == served
     assert version["classes"] == original["classes"]
     assert version["task"] == original["task"]
     imported = version["lineage"]["imported"]
     assert imported["bundle_sha256"] == hashlib.sha256(bundles[model]).hexdigest()
     assert imported["verified"]["golden_pictures"] >= 6
     assert imported["certificate"] == original["certificate"]
+    assert imported["weights_sha256"] == original["weights_sha256"]
     assert version["lineage"]["origin"] == original["lineage"]
     assert version["certificate"]["passed"]
     assert {row["engine"] for row in version["certificate"]["candidates"]} == {"onnxruntime fp32", "openvino fp32"}
@@ -124,6 +135,10 @@ def test_the_command_line_takes_the_name_from_the_card(
     (tmp_path / "no.zip").write_bytes(b"hello")
     refused = run(shared, "models", "import", str(tmp_path / "no.zip"))
     assert "bundle_invalid" in refused.stderr
+    for words in (("models", "import"), ("datasets", "push", "--name", "never")):
+        missing = run(shared, *words, str(tmp_path / "nowhere.zip"))
+        assert (missing.returncode, missing.stderr.count("\n")) == (1, 1)
+        assert missing.stderr.startswith("fovea: no_such_file: ")
 
 
 def test_a_repeated_request_makes_one_job(shared: Fovea, bundles: dict[str, bytes]) -> None:
@@ -194,6 +209,44 @@ def _other_weights(model: onnx.ModelProto) -> None:
     tensor.raw_data = (values * np.float32(1.5)).tobytes()
 
 
+def _another_label(files: Files) -> bytes:
+    answered = json.loads(files["golden.json"])[0]["labels"]
+    return _golden(files, labels=[name for name in ("red", "green", "blue") if name not in answered][:1])
+
+
+def _few_rows(model: onnx.ModelProto) -> None:
+    """At most eight rows of logits, whatever the batch."""
+    graph = model.graph
+    for node in graph.node:
+        node.output[:] = ["all rows" if name == "logits" else name for name in node.output]
+    for name, value in (("from", [0]), ("to", [8]), ("axis", [0])):
+        graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [1], value))
+    graph.node.append(helper.make_node("Slice", ["all rows", "from", "to", "axis"], ["logits"]))
+    logits = next(one for one in graph.output if one.name == "logits")
+    logits.type.tensor_type.shape.dim[0].dim_param = "rows"
+
+
+def _maps_of(height: int, width: int) -> Callable[[onnx.ModelProto], None]:
+    """Maps of this size, declared as of any."""
+
+    def change(model: onnx.ModelProto) -> None:
+        graph = model.graph
+        graph.initializer.append(helper.make_tensor("all of it", TensorProto.INT64, [3], [1, 2, 3]))
+        graph.initializer.append(helper.make_tensor("column", TensorProto.INT64, [3], [-1, 1, 1]))
+        graph.initializer.append(helper.make_tensor("room", TensorProto.INT64, [3], [1, height, width]))
+        graph.node.extend(
+            [
+                helper.make_node("Cast", ["images"], ["as floats"], to=TensorProto.FLOAT),
+                helper.make_node("ReduceMean", ["as floats", "all of it"], ["picture mean"], keepdims=0),
+                helper.make_node("Reshape", ["picture mean", "column"], ["picture column"]),
+                helper.make_node("Expand", ["picture column", "room"], ["maps"]),
+            ]
+        )
+        graph.output.append(helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["N", "h", "w"]))
+
+    return change
+
+
 CASES: dict[str, tuple[str, Callable[[Files], bytes]]] = {
     "a byte changed": ("bundle_damaged", _one_byte),
     "a file beside the manifest": ("bundle_damaged", lambda files: zipped({**files, "x.py": b"1"}, honest=False)),
@@ -209,6 +262,8 @@ CASES: dict[str, tuple[str, Callable[[Files], bytes]]] = {
         lambda files: zipped({**files, "card.json": edited(files["card.json"], temperature=float("nan"))}),
     ),
     "maps that are not given": ("bundle_differs", lambda files: _card(files, maps=True)),
+    "another label of a golden": ("bundle_differs", _another_label),
+    "at most eight rows": ("bundle_differs", lambda files: _model(files, _few_rows)),
     "another resize": ("bundle_invalid", lambda files: _card(files, resize={"mode": "crop"})),
     "twice the same class": ("bundle_invalid", lambda files: _card(files, classes=["red", "red", "red"])),
     "a card that is a bomb": ("bundle_invalid", lambda files: zipped({**files, "card.json": b"[" * 100_000})),
@@ -232,6 +287,108 @@ def test_a_doctored_bundle_gets_a_named_reason_and_leaves_nothing(
     assert job["error"]["hint"]
     assert blobs(shared) == before
     check(shared.http.get("/v1/models/doctored"), 404, "model_not_found")
+
+
+UNKEEPABLE = {
+    "half a character": b'"\\ud800"',
+    "a NUL": b'"\\u0000"',
+    "half a character in a name": b'{"\\udfff": 1}',
+    "a number beyond all": b"1e999",
+    "a number of thousands of digits": b"9" * 4000,
+    "deeper than anybody reads": b"[" * 900 + b"]" * 900,
+}
+
+
+def reason(files: Files, folder: Path) -> str:
+    """Why a bundle of these is invalid."""
+    path = folder / "bundle.zip"
+    path.write_bytes(zipped(files))
+    with pytest.raises(InvalidValue) as refused:
+        opened(path, Settings(data=folder))
+    assert refused.value.code == "bundle_invalid"
+    assert refused.value.detail.encode()
+    return refused.value.detail
+
+
+def test_maps_of_nothing_and_of_more_than_the_picture_end_the_trial(bundles: dict[str, bytes]) -> None:
+    pixels = np.zeros((2, 16, 16, 3), np.uint8)
+    for sides in ((0, 0), (16, 17), (3000, 3000)):
+        model = onnx.load_from_string(files_of(bundles["colours"])["model.onnx"])
+        _maps_of(*sides)(model)
+        data = model.SerializeToString()
+        assert onnx_check.fault(data, 3, 16) is None, "what it declares is in order"
+        tried = engine_run.Checked(load(Stored(pack(data), Backend("onnxruntime")), "cpu", 1), 3)
+        with pytest.raises(SystemExit, match="its maps are"):
+            tried.outputs(pixels)
+
+
+def test_outputs_of_other_shapes_than_a_model_gives_are_told() -> None:
+    logits, strangeness, maps = (np.zeros(shape, np.float32) for shape in ((4, 3), (4,), (4, 1, 16)))
+    assert engine_run.shape_fault(Outputs(logits, strangeness, maps), 4, 3, 16) is None
+    for wrong, name in (
+        (Outputs(logits[:3]), "logits"),
+        (Outputs(logits[:, :2]), "logits"),
+        (Outputs(logits, strangeness[:1]), "strangeness"),
+        (Outputs(logits, logits), "strangeness"),
+        (Outputs(logits, strangeness, maps[:1]), "maps"),
+        (Outputs(logits, strangeness, logits), "maps"),
+    ):
+        assert f"its {name}" in str(engine_run.shape_fault(wrong, 4, 3, 16))
+
+
+@pytest.mark.parametrize("field", ["lineage", "certificate"])
+@pytest.mark.parametrize("what", list(UNKEEPABLE))
+def test_what_cannot_be_kept_or_told_again_is_refused_with_its_place(
+    bundles: dict[str, bytes], tmp_path: Path, field: str, what: str
+) -> None:
+    files = files_of(bundles["colours"])
+    card = edited(files["card.json"], **{field: {"x": [0, "here"]}}).replace(b'"here"', UNKEEPABLE[what])
+    assert reason({**files, "card.json": card}, tmp_path).startswith(f"card.json: {field}/x/1")
+
+
+@pytest.mark.parametrize("text", ["\ud800", "re\0d"])
+def test_text_that_a_database_cannot_hold_is_refused_wherever_it_stands(
+    bundles: dict[str, bytes], tmp_path: Path, text: str
+) -> None:
+    files = files_of(bundles["colours"])
+    for field, value, place in (
+        ("classes", [text, "green", "blue"], "classes/0"),
+        ("model", text, "model"),
+        ("dataset", text, "dataset"),
+        ("metrics", {"accuracy": 1.0, text: 1.0}, "metrics"),
+    ):
+        card = edited(files["card.json"], **{field: value})
+        assert reason({**files, "card.json": card}, tmp_path).startswith(f"card.json: {place}: ")
+    golden = json.loads(files["golden.json"])
+    golden[0]["labels"] = [text]
+    said = reason({**files, "golden.json": json.dumps(golden).encode()}, tmp_path)
+    assert said.startswith("golden.json: 0/labels/0: ")
+
+
+def test_a_temperature_that_makes_no_numbers_of_logits_is_refused(bundles: dict[str, bytes], tmp_path: Path) -> None:
+    files = files_of(bundles["colours"])
+    for temperature in (1e-300, 0.0, 1e300):
+        card = edited(files["card.json"], temperature=temperature)
+        assert reason({**files, "card.json": card}, tmp_path).startswith("card.json: temperature: ")
+    largest = np.finfo(np.float32).max
+    logits = np.array([[largest, -largest, 0]], np.float32)
+    for temperature in (*TEMPERATURES, 0.05, 20.0):
+        assert TEMPERATURES[0] <= temperature <= TEMPERATURES[1]
+        for squash in (probabilities, sigmoids):
+            assert np.isfinite(squash(logits, temperature)).all()
+
+
+def test_of_a_tie_either_label_is_right_and_of_nothing_else() -> None:
+    one = {"red": 0.50004, "green": 0.49996, "blue": 0.0}
+    assert may_be(["red"], one, {})
+    assert may_be(["green"], one, {})
+    for labels in (["blue"], ["red", "green"], [], ["grey"]):
+        assert not may_be(labels, one, {})
+    several = {"classes": ["red", "green", "blue"], "thresholds": [0.5, 0.9, 0.2]}
+    assert may_be(["red"], one, several)  # just above its threshold
+    assert may_be([], one, several)
+    for labels in (["red", "green"], ["blue"], ["grey"]):
+        assert not may_be(labels, one, several)
 
 
 def _no_numbers(model: onnx.ModelProto) -> None:

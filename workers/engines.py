@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class Answered:
     outputs: Outputs
     milliseconds: dict[str, float]  # by batch size
     alone: NDArray[np.float32]  # (n, K) logits of a sample, each picture by itself
-    together: NDArray[np.float32]  # and in one batch
+    together: NDArray[np.float32]  # and in one batch; of a foreign program also in the largest that serving makes
 
 
 class TrialFailed(Exception):
@@ -93,7 +93,7 @@ def elsewhere(
     rows: Sequence[int],
     threads: int,
     *,
-    limits: dict[str, int] | None = None,
+    foreign: engine_run.Foreign | None = None,
     timed: bool = True,
 ) -> Answered:
     """Of a program in a process of its own, about the rows of an .npy of (N, S, S, 3) uint8. Raises TrialFailed."""
@@ -106,7 +106,7 @@ def elsewhere(
             "rows": [int(row) for row in rows],
             "threads": threads,
             "answers": str(answers),
-            "limits": limits,
+            "foreign": None if foreign is None else asdict(foreign),
             "timed": timed,
         }
         told = _run(order)

@@ -4,6 +4,7 @@ Its pictures are decoded, its network is looked at and run, each by processes th
 is run. Everything lies in a temporary folder until the version is registered, in one transaction.
 """
 
+import hashlib
 import json
 import math
 import subprocess
@@ -26,11 +27,12 @@ from service.inference.onnx_program import pack
 from service.inference.programs import Backend, Outputs
 from service.settings import MiB
 from workers import engines
-from workers.bundle.verify import STRANGENESS, TOLERANCE
+from workers.bundle.verify import STRANGENESS, TOLERANCE, may_be
 from workers.context import Context
+from workers.engine_run import Foreign
 
 ENGINES = (Backend("onnxruntime"), Backend("openvino"))
-LIMITS = {"memory_bytes": 4096 * MiB, "seconds": 300}  # of a process that reads or runs the network
+LIMITS = {"memory_bytes": 4096 * MiB, "seconds": 600}  # of a process that reads or runs the network
 HINT = "export the model version again, and send the file as it was"
 
 
@@ -51,7 +53,8 @@ def run(context: Context, job: Job) -> None:
             context.let_go()
             rows.append(_tried(context, bundle, backend, program, pixels))
     if not any(row["passed"] for row in rows):
-        raise InvalidValue("bundle_differs", f"the golden pictures are answered otherwise: {rows[0]['why']}", hint=HINT)
+        why = f"the golden pictures are not answered as the bundle says: {rows[0]['why']}"
+        raise InvalidValue("bundle_differs", why, hint=HINT)
     _register(context, job, bundle, rows)
 
 
@@ -97,8 +100,9 @@ def _tried(context: Context, bundle: Opened, backend: Backend, program: Path, pi
     if not runs_here(backend):
         return engines.failed_row(backend, "it is not installed")
     rows, threads = range(len(bundle.goldens)), context.settings.engine_threads
+    foreign = Foreign(len(bundle.card.classes), context.settings.max_batch, **LIMITS)
     try:
-        found = engines.elsewhere(program, backend, pixels, rows, threads, limits=LIMITS)
+        found = engines.elsewhere(program, backend, pixels, rows, threads, foreign=foreign)
     except engines.TrialFailed as error:
         return engines.failed_row(backend, str(error))
     card = bundle.card.model_dump()
@@ -112,16 +116,18 @@ def _tried(context: Context, bundle: Opened, backend: Backend, program: Path, pi
         "max_probability_difference": max(gaps),
         "batch_difference": float(apart),
         "p_worse": None,
-        **_verdict(bundle, found.outputs, max(gaps), float(apart)),
+        **_verdict(bundle, found.outputs, chances, max(gaps), float(apart)),
     }
 
 
-def _verdict(bundle: Opened, outputs: Outputs, gap: float, apart: float) -> dict[str, Any]:
+def _verdict(bundle: Opened, outputs: Outputs, chances: Any, gap: float, apart: float) -> dict[str, Any]:
     why = None
     if not gap <= TOLERANCE:  # nor is one that is no number
         why = f"a probability differs by {gap:.6f}"
     elif not apart <= TOLERANCE:
         why = f"an answer depends on its batch, by {apart:.1e}"
+    elif (file := _otherwise_named(bundle, chances)) is not None:
+        why = f"the labels of {file!r} are not those that it gives"
     elif bundle.card.strangeness is not None and not _as_strange(outputs, bundle.goldens):
         why = "a picture's strangeness is not what it was"
     elif bundle.card.maps and outputs.maps is None:
@@ -136,6 +142,15 @@ def _gap(row: Any, golden: Golden, classes: list[str]) -> float:
 
 def _same_labels(row: Any, golden: Golden, card: dict[str, Any]) -> bool:
     return set(score.labels(row, card)) == set(golden.labels)
+
+
+def _otherwise_named(bundle: Opened, chances: Any) -> str | None:
+    """The first golden picture whose labels cannot come of (N, K) probabilities like these."""
+    card = bundle.card.model_dump(include={"classes", "thresholds"})
+    for row, golden in zip(chances.tolist(), bundle.goldens, strict=True):
+        if not may_be(golden.labels, dict(zip(card["classes"], row, strict=True)), card):
+            return golden.file
+    return None
 
 
 def _as_strange(outputs: Outputs, goldens: list[Golden]) -> bool:
@@ -170,13 +185,21 @@ def _register(context: Context, job: Job, bundle: Opened, rows: list[dict[str, A
 
 
 def _card(bundle: Opened, certificate: dict[str, Any], sha256: str) -> dict[str, Any]:
-    """What the bundle says of the model, with the certificate of this machine; its own goes into the lineage."""
+    """What the bundle says of the model, with certificate and hash of what serves here; its own go into the lineage.
+
+    Nothing shows that the network is of the weights that the bundle names: what can be hashed is the ONNX model.
+    """
     told = bundle.card.model_dump(exclude={"model", "version"}, exclude_none=True)
     imported = {
         "bundle_sha256": sha256,
         "model": bundle.card.model,
         "version": bundle.card.version,
+        "weights_sha256": bundle.card.weights_sha256,
         "certificate": bundle.card.certificate,
         "verified": {"golden_pictures": len(bundle.goldens), "engine": certificate["engine"], "at": rfc3339(now())},
     }
-    return told | {"certificate": certificate, "lineage": {"imported": imported, "origin": bundle.card.lineage}}
+    return told | {
+        "weights_sha256": hashlib.sha256(bundle.model).hexdigest(),
+        "certificate": certificate,
+        "lineage": {"imported": imported, "origin": bundle.card.lineage},
+    }

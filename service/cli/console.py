@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from service.client import Fovea
+from service.client import Fovea, FoveaError
 from service.settings import Settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
@@ -26,6 +27,13 @@ def connect() -> Fovea:
     if key is None and os.access(settings.admin_key_file, os.R_OK):
         key = settings.admin_key_file.read_text().strip()
     return Fovea(url, key)
+
+
+def present(path: Path) -> Path:
+    """The path itself. Raises FoveaError when nothing is there."""
+    if not path.exists():
+        raise FoveaError(0, {"code": "no_such_file", "detail": f"there is no {path}"})
+    return path
 
 
 def show(answer: Any, as_json: bool, columns: tuple[str, ...] = ()) -> None:

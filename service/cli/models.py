@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli.console import AsJson, connect, out, show
+from service.cli.console import AsJson, connect, out, present, show
 from service.client import FoveaError
 
 models = typer.Typer(no_args_is_help=True, help="What was trained, and how good it is.")
@@ -90,6 +90,7 @@ def import_bundle(
     as_json: AsJson = False,
 ) -> None:
     """Register a bundle that any Fovea made as a model version, once it answers its golden pictures."""
+    present(path)
     with connect() as fovea:
         job = fovea.wait(fovea.import_bundle(name or _name_in(path), path)["id"])
     if job["status"] != "succeeded":

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import Overloaded
+from service.errors import InternalError, Overloaded
 from service.inference.pace import Pace
-from service.inference.programs import Outputs, Program, Stored, joined, load
+from service.inference.programs import Outputs, Program, Stored, joined, load, rows_fault
 from service.settings import Settings
 
 LOADED_OVER_STORED = 3  # memory of a loaded program over its stored bytes: weights, graph, buffers of a batch
@@ -222,7 +222,7 @@ class Engine:
         pixels = parts[0] if len(parts) == 1 else self._joined(parts)
         most = self._settings.max_batch
         pieces = [pixels[start : start + most] for start in range(0, len(pixels), most)]
-        outputs = joined([program.outputs(piece) for piece in pieces])
+        outputs = joined([_outputs(program, piece) for piece in pieces])
         seconds = time.perf_counter() - started
         model.pace.ran(min(len(pixels), most), seconds / len(pieces))
         scored, start = [], 0
@@ -277,6 +277,15 @@ class Engine:
     def _pace(self, version_id: str) -> Pace:
         model = self._loaded.get(version_id)
         return model.pace if model else Pace()
+
+
+def _outputs(program: Program, pixels: Pixels) -> Outputs:
+    """Raises InternalError (code `program_rows`) where there is not one row for each picture."""
+    found = program.outputs(pixels)
+    if (fault := rows_fault(found, len(pixels))) is not None:
+        hint = "this model version cannot serve batches; point its aliases at another"
+        raise InternalError("program_rows", f"the network does not answer each picture: {fault}", hint=hint)
+    return found
 
 
 def _fail(requests: deque[_Request], error: Exception) -> None:

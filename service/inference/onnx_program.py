@@ -48,12 +48,16 @@ class OnnxProgram:
 
 def _in_numbers(found: Outputs) -> Outputs:
     """A network from elsewhere may answer with what is no number: then it knows nothing, and the picture is strange."""
-    lost = np.asarray(~np.isfinite(found.logits).all(axis=1))
-    if not lost.any():
-        return found
-    strangeness = None if found.strangeness is None else np.where(lost, np.float32(np.inf), found.strangeness)
-    maps = None if found.maps is None else np.nan_to_num(found.maps, posinf=0, neginf=0)
-    return Outputs(np.where(lost[:, None], np.float32(0), found.logits), strangeness, maps)
+    logits, strangeness, maps = found.logits, found.strangeness, found.maps
+    lost = np.asarray(~np.isfinite(logits).all(axis=1))
+    if lost.any():
+        logits = np.where(lost[:, None], np.float32(0), logits)
+        strangeness = None if strangeness is None else np.where(lost, np.float32(np.inf), strangeness)
+    if strangeness is not None and np.isnan(strangeness).any():
+        strangeness = np.where(np.isnan(strangeness), np.float32(np.inf), strangeness)
+    if maps is not None and not np.isfinite(maps).all():
+        maps = np.nan_to_num(maps, posinf=0, neginf=0)
+    return Outputs(logits, strangeness, maps)
 
 
 class Head:

@@ -26,6 +26,15 @@ class Outputs:
         return Outputs(self.logits[rows], strangeness, None if self.maps is None else self.maps[rows])
 
 
+def rows_fault(found: Outputs, pictures: int) -> str | None:
+    """Why this cannot be what a program says of so many pictures; None if it can."""
+    named = (("logits", found.logits), ("strangeness", found.strangeness), ("maps", found.maps))
+    for name, array in named:
+        if array is not None and array.shape[:1] != (pictures,):
+            return f"of {pictures} pictures it gives {name} of the shape {array.shape}"
+    return None
+
+
 def joined(parts: Sequence[Outputs]) -> Outputs:
     """The outputs of one program for several batches, as of one."""
     if len(parts) == 1:
