@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from service.client import Fovea
+from service.client import Fovea, FoveaError
 from service.settings import Settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
@@ -37,6 +37,23 @@ def show(answer: Any, as_json: bool, columns: tuple[str, ...] = ()) -> None:
     for row in answer:
         table.add_row(*(str(row.get(column, "")) for column in columns))
     out.print(table)
+
+
+def finished(fovea: Fovea, begun: dict[str, Any], advance: Callable[[int, int], None]) -> dict[str, Any]:
+    """Follows the job to its end; the job. Raises FoveaError when it did not succeed."""
+    job = begun
+    for job in fovea.follow(begun["id"]):
+        if job["progress"]:
+            advance(job["progress"]["step"], job["progress"]["steps"])
+    if job["status"] != "succeeded":
+        raise ended(job)
+    return job
+
+
+def ended(job: dict[str, Any]) -> FoveaError:
+    """Of a job that did not succeed."""
+    error = job["error"] or {"code": job["status"], "message": "the job was cancelled"}
+    return FoveaError(0, {**error, "detail": error["message"]})
 
 
 class bar:
