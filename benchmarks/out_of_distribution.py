@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-from sklearn.metrics import roc_auc_score
 
 from service import images
 from service.auto import DatasetFacts, resolve
@@ -124,7 +123,7 @@ def report(folder: Path, name: str, network: str, side: int, epochs: int) -> Non
     met = {other: trial.ask(read(folder, other, side, MOST)[0]) for other in others}
     print("| score | " + " | ".join(others) + " |\n|---|" + "---|" * len(others))
     for label, score in trial.scores().items():
-        row = [_auroc(score(*inside), score(*seen)) for seen in met.values()]
+        row = [trust.auroc(score(*inside), score(*seen))["value"] for seen in met.values()]
         print(f"| {label} | " + " | ".join(f"{value:.3f}" for value in row) + " |")
 
     def abstained(strange: Floats) -> str:
@@ -138,11 +137,6 @@ def report(folder: Path, name: str, network: str, side: int, epochs: int) -> Non
         chance = f"chance allows {row['expected']['low']:.3f} to {row['expected']['high']:.3f}"
         print(f"sets of coverage {row['coverage']}: {interval}, mean size {row['mean_size']:.2f}; {chance}")
     print(f"test split: abstain at 5 %: {abstained(inside[2])}; {time.perf_counter() - began:.0f} s\n", flush=True)
-
-
-def _auroc(inside: Floats, outside: Floats) -> float:
-    truth = np.r_[np.zeros(len(inside)), np.ones(len(outside))]
-    return float(roc_auc_score(truth, np.r_[inside, outside]))
 
 
 def main() -> None:

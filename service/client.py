@@ -150,6 +150,12 @@ class Fovea:
     def evaluation(self, ref: str) -> Json:
         return self.get(f"/v1/models/{ref}/evaluation")
 
+    def evaluate(self, ref: str, dataset: str, split: str = "all") -> Json:
+        """The job that asks a model version about a dataset's pictures; `split`: all, train, val or test."""
+        body = {"type": "evaluate", "model": ref, "dataset": dataset, "split": split}
+        job: Json = self._ask("POST", "/v1/jobs", json=body, headers=_once()).json()
+        return job
+
     def bundle(self, ref: str) -> bytes:
         """The zip of a model version, made first if it must be."""
         path = f"/v1/models/{ref}/bundle"

@@ -240,6 +240,15 @@ class AnalyseRequest(Strict):
     seed: int = Field(0, ge=0, lt=2**63)
 
 
+class EvaluateRequest(Strict):
+    """Asks a model version about pictures that it did not learn from: how well it answers, how strange they look."""
+
+    type: Literal["evaluate"]
+    model: str = Field(max_length=200, description="'flowers', 'flowers:3' or 'flowers@production'")
+    dataset: str = Field(max_length=100, description="'flowers' for the newest version, or 'flowers@2'")
+    split: Literal["all", "train", "val", "test"] = Field("all", description="which of its pictures")
+
+
 class TrainRequest(Strict):
     type: Literal["train"] = "train"
     model: Name = Field(description="name of the model; each finished job becomes its next version")

@@ -4,7 +4,6 @@ It is a matter of seconds to minutes: one that was interrupted starts again, and
 """
 
 import hashlib
-import time
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -23,8 +22,7 @@ from workers.analysis.suspects import ORDER, Labelled, Suspect, find
 from workers.context import Context
 from workers.opinion import Opinion
 from workers.pictures import Pictures, load_pictures
-
-PROGRESS_SECONDS = 0.5
+from workers.progress import Progress
 
 
 class Row(NamedTuple):
@@ -66,11 +64,10 @@ class _Steps:
     """The job's progress: pictures looked at, twice, then folds twice, each as much as its share of the pictures."""
 
     def __init__(self, context: Context, pictures: int, folds: int) -> None:
-        self._context = context
+        self._progress = Progress(context)
         self._looked, self._each = 0, max(pictures // (2 * folds), 1)
         self._total = pictures + 2 * folds * self._each
         self._pictures = pictures
-        self._told_at = 0.0
 
     def picture(self, done: int) -> None:
         self._tell(done)
@@ -82,13 +79,7 @@ class _Steps:
         self._tell(self._pictures + (number + 1) * self._each)
 
     def _tell(self, done: int) -> None:
-        self._context.let_go()
-        if time.monotonic() - self._told_at < PROGRESS_SECONDS:
-            return
-        self._told_at = time.monotonic()
-        progress = {"epoch": 0, "epochs": 0, "step": done, "steps": self._total, "fraction": done / self._total}
-        with self._context.database.write() as session:
-            jobs.fenced(session, self._context.hold, progress=progress)
+        self._progress.tell(done, self._total)
 
 
 def _alike(pictures: Pictures, step: _Steps) -> list[duplicates.Group]:

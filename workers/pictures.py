@@ -1,5 +1,6 @@
-"""A dataset version as arrays, for a job that trains on it."""
+"""A dataset version as arrays, for a job that trains on it or asks a model about it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,9 +36,20 @@ class Pictures:
 
 
 def load_pictures(context: Context, job: Job) -> Pictures:
+    """Those of the job's dataset version, at the size that its spec names."""
+    return pictures_of(context, str(job.version_id), job.spec["image_size"])
+
+
+def pictures_of(
+    context: Context,
+    version_id: str,
+    image_size: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Pictures:
+    """Those of a ready dataset version. `on_progress(done, total)` is told of what must be decoded for it."""
     with context.database.read() as session:
-        version = session.get_one(DatasetVersion, job.version_id)
-        cache = importer.ensure_cache(session, version, job.spec["image_size"], context.settings)
+        version = session.get_one(DatasetVersion, version_id)
+        cache = importer.ensure_cache(session, version, image_size, context.settings, on_progress)
         query = select(Item.label, Item.split, Item.image).where(Item.version_id == version.id).order_by(Item.ordinal)
         labels, splits, images = (list(column) for column in zip(*session.execute(query), strict=True))
     classes = [row["name"] for row in version.classes]

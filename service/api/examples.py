@@ -376,6 +376,38 @@ EVALUATION = {
         },
     ],
 }
+EVALUATE = {"type": "evaluate", "model": "flowers:3", "dataset": "garden@1", "split": "all"}
+EVALUATE_JOB = {
+    **IMPORT_JOB,
+    "type": "evaluate",
+    "status": "succeeded",
+    "is_terminal": True,
+    "stop_reason": "completed",
+    "attempt": 1,
+    "spec": {"model": "flowers:3", "model_version_id": "mv_06b2c9a1", "image_size": 64, "split": "all"},
+    "dataset": "garden@1",
+    "model": "flowers",
+    "result": {
+        "model": "flowers",
+        "version": 3,
+        "dataset": "garden@1",
+        "split": "all",
+        "n": 27,
+        "engine": "openvino fp32",
+        "evaluation": EVALUATION | {"split": "all"},
+        "why": None,
+        "foreign_classes": [],
+        "ood": {
+            "auroc": {"value": 0.61, "low": 0.448, "high": 0.749},
+            "why": None,
+            "n_own": 27,
+            "abstained": {"false_alarm": 0.05, "value": 0.148, "low": 0.059, "high": 0.325},
+        },
+        "seen_in_training": 0,
+        "warnings": [],
+    },
+    "finished_at": TIME,
+}
 ALIAS = {
     "object": "alias",
     "model": "flowers",

@@ -12,12 +12,14 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from service import artifacts, estimates, jobs, measurements
-from service.api import bundles, quantised, searches, shapes, suspects
+from service.api import bundles, evaluations, quantised, searches, shapes, suspects
 from service.api.context import Answer, BodySha256, DatabaseDep, OnceDep, Reading, SettingsDep, Writing, require
 from service.api.examples import (
     ANALYSE,
     ANALYSE_JOB,
     DRY_RUN,
+    EVALUATE,
+    EVALUATE_JOB,
     EXPORT,
     EXPORT_JOB,
     INT8,
@@ -39,20 +41,30 @@ from service.db.tables import JOB_STATUSES, Job
 from service.errors import InvalidValue, NotFound
 from service.search import SearchRequest
 from service.settings import Settings
-from service.spec import AnalyseRequest, ExportRequest, TrainRequest, TrainSpec
+from service.spec import AnalyseRequest, EvaluateRequest, ExportRequest, TrainRequest, TrainSpec
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(require("train", "data"))])
 POLL_SECONDS = 0.25
+POSTED = ("train", "search", "evaluate", "export", "analyse")
 
 
 def _which(body: Any) -> str:
-    asked = body.get("type") if isinstance(body, dict) else getattr(body, "type", None)
-    return asked if asked in ("search", "export", "analyse") else "train"
+    """The type that a body asks for; one without a type trains. Raises InvalidValue for any other."""
+    asked = body.get("type", "train") if isinstance(body, dict) else getattr(body, "type", "train")
+    if asked in POSTED:
+        return str(asked)
+    raise InvalidValue(
+        "invalid_value",
+        f"/type: {str(asked)[:40]!r} is none of {', '.join(POSTED)}",
+        hint="an import begins with POST /v1/datasets",
+        param="/type",
+    )
 
 
 JobRequest = Annotated[
     Annotated[TrainRequest, Tag("train")]
     | Annotated[SearchRequest, Tag("search")]
+    | Annotated[EvaluateRequest, Tag("evaluate")]
     | Annotated[ExportRequest, Tag("export")]
     | Annotated[AnalyseRequest, Tag("analyse")],
     Discriminator(_which),
@@ -60,6 +72,7 @@ JobRequest = Annotated[
         openapi_examples={
             "train": {"value": TRAIN},
             "search": {"value": SEARCH},
+            "evaluate": {"value": EVALUATE},
             "export": {"value": EXPORT},
             "int8": {"value": INT8},
             "analyse": {"value": ANALYSE},
@@ -72,7 +85,15 @@ JobRequest = Annotated[
     "",
     status_code=202,
     dependencies=[Depends(require("train"))],
-    responses=chosen(202, train=JOB, search=SEARCH_JOB, export=EXPORT_JOB, int8=INT8_JOB, analyse=ANALYSE_JOB)
+    responses=chosen(
+        202,
+        train=JOB,
+        search=SEARCH_JOB,
+        evaluate=EVALUATE_JOB,
+        export=EXPORT_JOB,
+        int8=INT8_JOB,
+        analyse=ANALYSE_JOB,
+    )
     | answers(DRY_RUN),
 )
 def submit(
@@ -83,12 +104,12 @@ def submit(
     settings: SettingsDep,
     dry_run: bool = False,
 ) -> JSONResponse:
-    """Train a network on a dataset, search for the spec that trains the best one, make a model version's bundle or
-    a quantised version of it, or look for wrong labels in a dataset.
+    """Train a network on a dataset, search for the spec that trains the best one, evaluate a model version on another
+    dataset, make its bundle or a quantised version of it, or look for wrong labels in a dataset.
 
     `?dry_run=true` validates and resolves "auto", and creates nothing.
     """
-    if isinstance(body, ExportRequest | AnalyseRequest):
+    if isinstance(body, EvaluateRequest | ExportRequest | AnalyseRequest):
         if dry_run:
             raise InvalidValue("invalid_value", f"an {body.type} job has nothing to estimate", param="dry_run")
         return once.do(session, body_sha256, lambda: _create_other(session, body, settings)).response()
@@ -101,7 +122,11 @@ def submit(
     return once.do(session, body_sha256, lambda: _create(session, body, settings)).response()
 
 
-def _create_other(session: Session, body: ExportRequest | AnalyseRequest, settings: Settings) -> Answer:
+def _create_other(
+    session: Session, body: EvaluateRequest | ExportRequest | AnalyseRequest, settings: Settings
+) -> Answer:
+    if isinstance(body, EvaluateRequest):
+        return evaluations.create(session, body)
     if isinstance(body, AnalyseRequest):
         return suspects.create(session, body)
     if body.int8 is not None:
@@ -204,15 +229,18 @@ def list_jobs(
     session: Reading,
     page: PageDep,
     status: Annotated[str | None, Query(pattern="^(" + "|".join(JOB_STATUSES) + ")$")] = None,
-    type: Literal["import", "import_model", "train", "search", "export", "analyse"] | None = None,
+    type: Literal["import", "import_model", "train", "search", "evaluate", "export", "analyse"] | None = None,
     model: str | None = None,
     parent: Annotated[str | None, Query(description="a search: lists its trials")] = None,
 ) -> dict[str, Any]:
-    """All jobs, newest first. The trials of a search are listed with `?parent=` alone."""
+    """All jobs, newest first. The trials of a search are listed with `?parent=` alone.
+
+    Of an evaluation the list has `split`, `n` and `accuracy`; the job itself has the rest.
+    """
     query = select(Job).where(Job.parent.is_(None) if parent is None else Job.parent == parent)
     for column, wanted in ((Job.status, status), (Job.type, type), (Job.model, model)):
         query = query if wanted is None else query.where(column == wanted)
-    return page.read(session, query, Job.id, shapes.job, newest_first=True)
+    return page.read(session, query, Job.id, shapes.listed_job, newest_first=True)
 
 
 @router.get("/{job_id}", responses=answers(JOB))

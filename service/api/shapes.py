@@ -60,6 +60,14 @@ def job(row: Job) -> dict[str, Any]:
     }
 
 
+def listed_job(row: Job) -> dict[str, Any]:
+    """As in a list: without what is long in an evaluation."""
+    shown = job(row)
+    if row.type != "evaluate" or not row.result or not (whole := row.result["evaluation"]):
+        return shown
+    return shown | {"result": row.result | {"evaluation": {name: whole[name] for name in ("split", "n", "accuracy")}}}
+
+
 def dataset(row: Dataset, versions: int) -> dict[str, Any]:
     return {
         "object": "dataset",

@@ -47,6 +47,23 @@ def show(answer: Any, as_json: bool, columns: tuple[str, ...] = ()) -> None:
     out.print(table)
 
 
+def finished(fovea: Fovea, begun: dict[str, Any], advance: Callable[[int, int], None]) -> dict[str, Any]:
+    """Follows the job to its end; the job. Raises FoveaError when it did not succeed."""
+    job = begun
+    for job in fovea.follow(begun["id"]):
+        if job["progress"]:
+            advance(job["progress"]["step"], job["progress"]["steps"])
+    if job["status"] != "succeeded":
+        raise ended(job)
+    return job
+
+
+def ended(job: dict[str, Any]) -> FoveaError:
+    """Of a job that did not succeed."""
+    error = job["error"] or {"code": job["status"], "message": "the job was cancelled"}
+    return FoveaError(0, {**error, "detail": error["message"]})
+
+
 class bar:
     """A progress bar on standard error, gone when standard error is no terminal."""
 

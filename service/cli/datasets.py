@@ -9,7 +9,7 @@ import typer
 from rich.progress import TransferSpeedColumn
 
 from service.cli.changes import read_changes, write_changes
-from service.cli.console import AsJson, bar, connect, out, present, show
+from service.cli.console import AsJson, bar, connect, finished, out, present, show
 from service.client import Fovea, FoveaError
 
 datasets = typer.Typer(no_args_is_help=True, help="Upload and list labelled pictures.")
@@ -83,23 +83,14 @@ def _suspects(
     except FoveaError as error:
         if error.code != "not_analysed":
             raise
-    _finished(fovea, fovea.analyse(f"{name}@{number}", model), advance)
+    finished(fovea, fovea.analyse(f"{name}@{number}", model), advance)
     yield from fovea.suspects(name, number, **filters)
 
 
 def _imported(fovea: Fovea, pushed: dict[str, Any], advance: Callable[[int, int], None]) -> dict[str, Any]:
     """The version once its job has ended. Raises FoveaError when that failed."""
-    _finished(fovea, pushed["job"], advance)
+    finished(fovea, pushed["job"], advance)
     return fovea.get(f"/v1/datasets/{pushed['name']}/versions/{pushed['version']}")
-
-
-def _finished(fovea: Fovea, begun: dict[str, Any], advance: Callable[[int, int], None]) -> None:
-    """Follows the job to its end. Raises FoveaError when it failed."""
-    for job in fovea.follow(begun["id"]):
-        if job["progress"]:
-            advance(job["progress"]["step"], job["progress"]["steps"])
-    if job["status"] != "succeeded":
-        raise FoveaError(0, {**(job["error"] or {}), "detail": (job["error"] or {}).get("message", job["status"])})
 
 
 def _show_version(name: str, version: dict[str, Any], as_json: bool) -> None:

@@ -2,16 +2,18 @@
 
 import json
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from service.cli.console import AsJson, connect, out, present, show
+from service.cli.console import AsJson, bar, connect, ended, finished, out, present, show
 from service.client import FoveaError
 
 models = typer.Typer(no_args_is_help=True, help="What was trained, and how good it is.")
 ALIAS_COLUMNS = ("alias", "version", "moved_at")
+PER_CLASS = ("label", "precision", "recall", "f1", "support")
 
 
 def classify(
@@ -51,6 +53,50 @@ def show_model(ref: str) -> None:
         show(fovea.evaluation(ref), as_json=True)
 
 
+@models.command("evaluate")
+def evaluate(
+    ref: str,
+    dataset: Annotated[str, typer.Argument(help="'garden' for its newest version, or 'garden@1'")],
+    split: Annotated[str, typer.Option(help="all, train, val or test")] = "all",
+    as_json: AsJson = False,
+) -> None:
+    """Ask a model version about pictures it did not learn from: how well it does, how strange they look to it."""
+    with connect() as fovea, bar("asking") as (advance, _):
+        found = finished(fovea, fovea.evaluate(ref, dataset, split), advance)["result"]
+    if as_json:
+        show(found, as_json=True)
+        return
+    for line in _evaluated(found):
+        out.print(line)
+    show([_rounded(row) for row in (found["evaluation"] or {"per_class": []})["per_class"]], False, PER_CLASS)
+
+
+def _evaluated(found: dict[str, Any]) -> Iterator[str]:
+    """What an evaluate job has found, line by line."""
+    told, strange = found["evaluation"], found["ood"]
+    head = f"{found['model']}:{found['version']} on {found['n']} pictures of {found['dataset']} ({found['split']})"
+    if told is None:
+        named = f" ({', '.join(found['foreign_classes'])})" if found["foreign_classes"] else ""
+        yield f"{head}: {found['why']}{named}"
+    else:
+        yield f"{head}: accuracy {_interval(told['accuracy'])}"
+    if strange is not None:
+        auroc, abstained = strange["auroc"], strange["abstained"]
+        known = f"strangeness tells them from {strange['n_own']} of its own test pictures: AUROC "
+        yield f"no AUROC: {strange['why']}" if auroc is None else known + _interval(auroc)
+        yield f"abstained from, at {abstained['false_alarm']:.0%} false alarms: {_interval(abstained)}"
+    for warning in found["warnings"]:
+        yield f"warning: {warning['message']}; {warning['hint']}"
+
+
+def _interval(share: dict[str, float]) -> str:
+    return f"{share['value']:.4f} (95 % between {share['low']:.4f} and {share['high']:.4f})"
+
+
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: f"{value:.4f}" if isinstance(value, float) else value for name, value in row.items()}
+
+
 @models.command("bundle")
 def bundle(
     ref: str, output: Annotated[Path | None, typer.Option("--output", "-o", help="default: NAME.zip")] = None
@@ -76,7 +122,7 @@ def quantise(
     with connect() as fovea:
         job = fovea.wait(fovea.quantise(ref, max_drop, even_if_slower=even_if_slower)["id"])
     if job["status"] != "succeeded":
-        raise _ended(job)
+        raise ended(job)
     result = job["result"]
     accuracy = result["compared"]["accuracy"]
     shown = result | {"accuracy": f"{accuracy['b']:.4f}", "before": f"{accuracy['a']:.4f}"}
@@ -94,14 +140,8 @@ def import_bundle(
     with connect() as fovea:
         job = fovea.wait(fovea.import_bundle(name or _name_in(path), path)["id"])
     if job["status"] != "succeeded":
-        raise _ended(job)
+        raise ended(job)
     show(job["result"] if as_json else [job["result"]], as_json, ("model", "version", "weights_sha256"))
-
-
-def _ended(job: dict[str, Any]) -> FoveaError:
-    """Of a job that did not succeed."""
-    error = job["error"] or {"code": job["status"], "message": "the job was cancelled"}
-    return FoveaError(0, {**error, "detail": error["message"]})
 
 
 def _name_in(path: Path) -> str:

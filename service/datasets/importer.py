@@ -89,14 +89,23 @@ def publish(session: Session, version_id: str, imported: Imported) -> None:
     version.facts, version.report = imported.facts, imported.report
 
 
-def ensure_cache(session: Session, version: DatasetVersion, size: int, settings: Settings) -> Path:
-    """The packed pixels of a ready version at this size; missing ones are another version's, or decoded again."""
+def ensure_cache(
+    session: Session,
+    version: DatasetVersion,
+    size: int,
+    settings: Settings,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Path:
+    """The packed pixels of a ready version at this size; missing ones are another version's, or decoded again.
+
+    `on_progress(done, total)` is told of what is decoded, and may raise to end it, leaving nothing behind.
+    """
     cache = versions.cache_path(settings, version.id, size)
     if cache.exists() or borrowing.borrow(session, version, size, settings):
         return cache
     entries = versions.entries(session, version)
     archive = versions.archive_path(settings, version.archive_sha256)
-    for result in packing.pack(archive, entries, cache, size, settings):
+    for result in packing.pack(archive, entries, cache, size, settings, on_progress):
         if result.error is not None:
             cache.unlink(missing_ok=True)
             raise InternalError("archive_damaged", f"{result.name} decoded at import and does not any more")

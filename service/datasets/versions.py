@@ -120,6 +120,11 @@ def has_label(name: str, *, several: bool) -> ColumnElement[bool]:
     return func.replace(padded, f"{SEPARATOR}{name}{SEPARATOR}", "") != padded
 
 
+def count(version: DatasetVersion, split: str) -> int:
+    """Pictures of a split, or of all."""
+    return version.image_count if split == "all" else int(version.splits.get(split, 0))
+
+
 def facts(version: DatasetVersion) -> DatasetFacts:
     return DatasetFacts(
         train_count=version.splits.get("train", 0),

@@ -51,12 +51,21 @@ def judge(split: str, test: Answers, held_out: Answers, classes: list[str], imag
         "prediction_sets": trust.sets_kept(held_out, fitted),
         "strangeness": trust.strangeness_kept(held_out),
     }
-    evaluation = report(split, test.logits, test.labels, classes, fitted, images) | {
-        "prediction_sets": trust.sets_report(card["prediction_sets"], test, fitted),
-        "out_of_distribution": trust.strangeness_report(card["strangeness"], test),
-    }
+    evaluation = evaluation_of(split, test, card, classes, images)
     predicted = [classes[k] for k in test.logits.argmax(1)]
     return Judged(evaluation, card, [classes[k] for k in test.labels], predicted)
+
+
+def evaluation_of(
+    split: str, found: Answers, card: dict[str, Any], classes: list[str], images: list[str]
+) -> dict[str, Any]:
+    """How well the answers do by what the card has fitted; a promise that it does not make has null for a report."""
+    fitted, sets, strange = (card.get(key) for key in ("temperature", "prediction_sets", "strangeness"))
+    assert fitted is not None
+    return report(split, found.logits, found.labels, classes, fitted, images) | {
+        "prediction_sets": trust.sets_report(sets, found, fitted) if sets else None,
+        "out_of_distribution": trust.strangeness_report(strange, found) if strange else None,
+    }
 
 
 def temperature(logits: Logits, labels: Labels) -> float:

@@ -77,10 +77,20 @@ def judge(split: str, test: Answers, held_out: Answers, classes: list[str], imag
     """The evaluation, what serving needs of it, and the answers to compare by."""
     fitted = temperature(held_out.logits, held_out.labels)
     limits = thresholds(sigmoids(held_out.logits, fitted), held_out.labels)
-    strangeness = trust.strangeness_kept(held_out)
-    chances, truth = sigmoids(test.logits, fitted), test.labels > EVEN
+    card = {"temperature": fitted, "thresholds": limits, "strangeness": trust.strangeness_kept(held_out)}
+    evaluation = evaluation_of(split, test, card, classes, images)
+    truth, given = test.labels > EVEN, sigmoids(test.logits, fitted) >= limits
+    return Judged(evaluation, card, *([joined(_named(row, classes)) for row in marks] for marks in (truth, given)))
+
+
+def evaluation_of(
+    split: str, found: Answers, card: dict[str, Any], classes: list[str], images: list[str]
+) -> dict[str, Any]:
+    """How well the answers do by what the card has fitted, as `evaluate.evaluation_of`."""
+    fitted, limits, strange = card["temperature"], card["thresholds"], card.get("strangeness")
+    chances, truth = sigmoids(found.logits, fitted), found.labels > EVEN
     given = chances >= limits
-    evaluation = {
+    return {
         "split": split,
         "n": len(truth),
         "accuracy": share((given == truth).all(1)),
@@ -88,14 +98,12 @@ def judge(split: str, test: Answers, held_out: Answers, classes: list[str], imag
         **_averages(given, truth),
         "per_class": _per_class(given, truth, chances, limits, classes),
         "confusion_matrix": None,
-        "calibration": calibration.report(sigmoids(test.logits, 1.0), chances, truth, fitted),
+        "calibration": calibration.report(sigmoids(found.logits, 1.0), chances, truth, fitted),
         "thresholds": by_threshold(chances, truth, int(truth.sum())),
         "mistakes": _mistakes(given, truth, chances, classes, images),
         "prediction_sets": None,
-        "out_of_distribution": trust.strangeness_report(strangeness, test),
+        "out_of_distribution": trust.strangeness_report(strange, found) if strange else None,
     }
-    card = {"temperature": fitted, "thresholds": limits, "strangeness": strangeness}
-    return Judged(evaluation, card, *([joined(_named(row, classes)) for row in marks] for marks in (truth, given)))
 
 
 def _counts(given: Marks, truth: Marks) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:

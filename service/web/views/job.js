@@ -78,7 +78,7 @@ function draw(job, state, said) {
       h("div.stack"),
       job.error && errorBox(job.error),
       job.status === "queued" && h("p.muted", {}, "Waiting for a worker. Does `fovea up` or `fovea work` run?"),
-      job.result?.model && outcome(job, said),
+      job.result?.model && (job.type === "evaluate" ? evaluated : outcome)(job, said),
     );
   }
   show(
@@ -142,6 +142,21 @@ function outcome(job, said) {
       job.type === "train" && h("button.quiet", { type: "button", onclick: again }, "Train it again, to the bit"),
       job.result.trial && h("a.button", { href: link("watch", [job.result.trial]) }, "The best trial"),
     ),
+  );
+}
+
+function evaluated({ result }) {
+  const { model, version, dataset, n, evaluation, why, ood, warnings } = result;
+  const within = ({ value, low, high }) =>
+    `${format.percent(value, 2)} (95 %: ${format.percent(low, 2)} to ${format.percent(high, 2)})`;
+  return h(
+    `div.notice.${warnings.length ? "warn" : "good"}`,
+    {},
+    h("strong", {}, `${model}, version ${version}, on ${format.count(n)} pictures of ${dataset}`),
+    h("p", {}, evaluation ? `${within(evaluation.accuracy)} right.` : `Not judged: ${why}.`),
+    ood && h("p", {}, `Too strange for an answer: ${within(ood.abstained)}.`),
+    ood?.auroc && h("p", {}, `Told from its own test pictures with an AUROC of ${format.decimals(ood.auroc.value)}.`),
+    warnings.map((one) => h("p", {}, `${one.message}; ${one.hint}`)),
   );
 }
 
