@@ -23,9 +23,7 @@ from service.settings import MiB, Settings
 MAX_ENTRIES = 200
 MAX_JSON_BYTES = 8 * MiB
 MAX_FREE_BYTES = 256 * 1024  # of what is kept as it came: lineage and certificate
-MAX_DEPTH = (
-    64  # of lists and objects within each other; ours have about ten, and three more for each residual block in another
-)
+MAX_DEPTH = 64  # of lists and objects in each other: ours have about ten, and three more for each nested residual block
 MAX_WHOLE = 2**64
 TEMPERATURES = (0.01, 100.0)  # our own fit gives 0.05 to 20; logits of float32 over these stay numbers of float64
 MODEL, CARD, GOLDEN, MANIFEST = "model.onnx", "card.json", "golden.json", "manifest.json"

@@ -167,6 +167,8 @@ def test_a_comparison_is_paired_and_names_the_pictures_that_changed(service: Fov
 def test_a_gate_keeps_out_what_is_significantly_worse(service: Fovea) -> None:
     put(service, "gated", 1)
     gate = {"not_worse_than": "gated", "alpha": 0.05}
+    nobody = check(put(service, "gated", 2, "*", gate={"not_worse_than": "flowers:99"}), 422, "model_not_found")
+    assert nobody["param"] == "/gate/not_worse_than"
     refused = check(put(service, "gated", 2, "*", gate=gate), 409, "significantly_worse")
     assert refused["comparison"]["right_to_wrong"] == 12
     assert versions_named(service, "flowers@gated") == [1]

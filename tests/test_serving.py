@@ -233,6 +233,9 @@ def test_who_may_not_ask_is_told_nothing_else(together: Fovea) -> None:
     check(httpx.post(f"{together.url}{ASK}", params=bad, content=PICTURE), 401, "unauthorized")
     problem = check(together.http.post(ASK, params=bad, content=PICTURE), 422, "invalid_value")
     assert problem["param"] == "top_k"
+    unknown = check(together.http.post(ASK, params={"topk": 3}, content=PICTURE), 422, "invalid_value")
+    assert unknown["param"] == "topk"
+    check(together.http.get("/v1/models/flowers/versions/-1"), 404, "model_not_found")
 
 
 def test_each_process_gets_its_part_of_the_connections(together: Fovea) -> None:

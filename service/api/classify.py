@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
@@ -49,6 +49,8 @@ BODY: dict[str, Any] = {
 
 
 class Asked(Wanted):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     store: bool = Field(False, description="keep pictures and answer under the id: /v1/predictions")
 
 

@@ -24,7 +24,7 @@ from service.api.tensors import OutputTensor
 from service.db.tables import Model, ModelVersion
 from service.errors import ServiceError
 from service.ids import new_id
-from service.inference import score
+from service.inference import choice, score
 from service.labels import joined
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
@@ -39,6 +39,7 @@ BODY: dict[str, Any] = {
         },
     }
 }
+PLATFORMS = {"torch": "pytorch_export", "onnxruntime": "onnxruntime_onnx", "openvino": "openvino_onnx"}
 JsonBytes = Annotated[
     str | None, Header(alias="Inference-Header-Content-Length", description="length of the JSON before binary data")
 ]
@@ -143,7 +144,7 @@ def _metadata(session: Session, model: Model, version: ModelVersion) -> dict[str
     return {
         "name": model.name,
         "versions": [str(number) for number in session.scalars(numbers)],
-        "platform": "pytorch_export",
+        "platform": PLATFORMS[choice.certified(version.card)[0].name],
         "inputs": [{"name": tensors.INPUT, "datatype": "BYTES", "shape": [-1]}],
         "outputs": [{"name": name, "datatype": kind, "shape": shape} for name, kind, shape in outputs],
         "classes": version.card["classes"],

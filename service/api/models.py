@@ -99,7 +99,7 @@ def list_versions(model: str, session: Reading, page: PageDep) -> dict[str, Any]
 
 @router.get("/models/{model}/versions/{number}", responses=answers(MODEL_VERSION))
 def show_version(model: str, number: int, session: Reading) -> dict[str, Any]:
-    row, version = artifacts.find_version(session, f"{artifacts.find_model(session, model).name}:{abs(number)}")
+    row, version = artifacts.find_version(session, f"{artifacts.find_model(session, model).name}:{number}")
     return shapes.model_version(row.name, version)
 
 

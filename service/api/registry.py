@@ -15,7 +15,7 @@ from service.api.context import Answer, BodySha256, OnceDep, Reading, Writing, r
 from service.api.examples import ALIAS, ALIAS_MOVE, COMPARISON, answers, listed
 from service.api.paging import PageDep
 from service.db.tables import AliasMove, Model, ModelVersion
-from service.errors import Conflict
+from service.errors import Conflict, InvalidValue, NotFound
 from service.layers import Strict
 from service.spec import Name
 
@@ -136,7 +136,11 @@ def _pass(session: Session, model: Model, number: int, gate: Gate) -> None:
     wanted = gate.not_worse_than
     ref = wanted if {":", "@"} & set(wanted) else f"{model.name}@{wanted}"
     candidate = artifacts.find_version(session, f"{model.name}:{number}")
-    found = _comparison(artifacts.find_version(session, ref), candidate)
+    try:
+        held_against = artifacts.find_version(session, ref)
+    except NotFound as error:
+        raise InvalidValue(error.code, error.detail, hint=error.hint, param="/gate/not_worse_than") from error
+    found = _comparison(held_against, candidate)
     if found["p_worse"] <= gate.alpha:
         raise Conflict(
             "significantly_worse",

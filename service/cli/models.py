@@ -18,14 +18,14 @@ PER_CLASS = ("label", "precision", "recall", "f1", "support")
 
 def classify(
     ref: str,
-    files: list[Path],
+    files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False)],
     top_k: int = 3,
     coverage: Annotated[float | None, typer.Option(help="also name the set that is right this often")] = None,
     store: Annotated[bool, typer.Option("--store", help="keep pictures and answer: fovea predictions")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Name what is in pictures."""
-    more = {**({"coverage": coverage} if coverage else {}), **({"store": True} if store else {})}
+    more = {**({"coverage": coverage} if coverage is not None else {}), **({"store": True} if store else {})}
     with connect() as fovea:
         answer = fovea.classify(ref, *files, top_k=top_k, **more)
     if as_json:
@@ -38,6 +38,8 @@ def classify(
         said += f"  one of {', '.join(result['prediction_set'])}" if result.get("prediction_set") else ""
         said += "  (unlike the training pictures)" if result.get("decision") == "abstain" else ""
         out.print(f"{file}: {said or result['error']['message']}")
+    if any(result["error"] for result in answer["results"]):
+        raise typer.Exit(1)
 
 
 @models.command("ls")
