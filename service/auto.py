@@ -202,8 +202,8 @@ class _Choice:
     def _optimizer(self, spec: TrainSpec) -> dict[str, Any]:
         given, changes = spec.optimizer, {}
         if given.name == "auto":
-            usual = {"classic": "adam", "compact": "muon", "speedrun": "muon"} if isinstance(spec.network, str) else {}
-            changes["name"] = usual.get(str(spec.network), "adamw")
+            usual = {"classic": "adam", "compact": "muon", "speedrun": "muon"}
+            changes["name"] = usual.get(spec.network, "adamw") if isinstance(spec.network, str) else "adamw"
             self.reasons["optimizer.name"] = OPTIMIZERS[changes["name"]]
         name = changes.get("name", given.name)
         if given.lr == "auto":
