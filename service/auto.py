@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 
-from service.checks import can_grow, check_growth, check_initialisation
+from service.checks import can_grow, check_growth, check_initialisation, check_parts
 from service.cost import cost, operations
 from service.errors import InvalidValue
 from service.layers import LayersNetwork
@@ -93,6 +93,7 @@ def explained(
     _check_weights(resolved)
     check_initialisation(resolved)
     check_growth(resolved, facts.classes)
+    check_parts(resolved, facts.train_count)
     _check_cost(resolved, facts.classes, memory_bytes or int(psutil.virtual_memory().total * 0.8))
     return resolved.model_dump(mode="json"), choice.reasons
 

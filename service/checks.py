@@ -6,6 +6,21 @@ from service.networks import side_while_growing
 from service.presets import PRESETS
 from service.spec import Progressive, TrainSpec
 
+LEAST_PART = 2  # pictures: of one alone batch normalisation knows no variance
+
+
+def check_parts(spec: TrainSpec, pictures: int) -> None:
+    """Has each part of a batch pictures enough, of these to train on? Raises InvalidValue."""
+    assert isinstance(spec.batch_size, int)
+    batch, parts = min(spec.batch_size, pictures), spec.optimizer.accumulate
+    if parts > 1 and batch < LEAST_PART * parts:
+        raise InvalidValue(
+            "parts_too_small",
+            f"a batch of {batch} pictures cannot be taken in {parts} parts: each needs {LEAST_PART} pictures or more",
+            hint="lower optimizer.accumulate" + (" or raise batch_size" if batch == spec.batch_size else ""),
+            param="/spec/optimizer/accumulate",
+        )
+
 
 def check_growth(spec: TrainSpec, classes: int) -> None:
     """Growing pictures: does the network take those of every size on the way? Raises InvalidValue."""
@@ -40,9 +55,11 @@ def check_initialisation(spec: TrainSpec) -> None:
     network = layers_of(spec)
     if network is None:
         raise _impossible(f"{spec.network} has its own", "use a list of layers, 'speedrun', 'compact' or 'classic'")
-    if wanted.whitening and not can_be_whitened(network):
+    assert isinstance(spec.image_size, int)
+    if wanted.whitening and not can_be_whitened(network, spec.image_size):
         raise _impossible(
-            "whitening needs a convolution as the first layer, with at most 6 x kernel x kernel filters",
+            "whitening needs a convolution as the first layer, with at most 6 x kernel x kernel filters and a window "
+            "no larger than the picture",
             "begin with {'conv': {'filters': 32}} or leave whitening out",
             "/whitening",
         )

@@ -166,10 +166,13 @@ def takes_any_size(network: LayersNetwork) -> bool:
     return False
 
 
-def can_be_whitened(network: LayersNetwork) -> bool:
-    """Does it begin with a convolution that has no more filters than there are directions of a patch, both ways?"""
+def can_be_whitened(network: LayersNetwork, image_size: int) -> bool:
+    """Does it begin with a convolution that has no more filters than there are directions of a patch, both ways?
+
+    Patches are taken within the picture, so its window must not be larger.
+    """
     first = network.layers[0].conv
-    return first is not None and first.filters <= 2 * 3 * first.kernel**2
+    return first is not None and first.filters <= 2 * 3 * first.kernel**2 and first.kernel <= image_size
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,7 @@ def _initialisation(spec: TrainSpec) -> Rows:
         return {"initialisation": (None, "its weights are given")}
     if not isinstance(network, LayersNetwork):
         return {"initialisation": (None, "for lists of layers only")}
-    whitening = Whitening() if can_be_whitened(network) else None
+    side = SPEEDRUN_SIDES[0] if spec.image_size == "auto" else spec.image_size
+    whitening = Whitening() if can_be_whitened(network, side) else None
     reason = "uncorrelated inputs, and a signal that reaches every layer from the first step on"
     return {"initialisation": (Initialisation(whitening=whitening, identity=True), reason)}

@@ -26,6 +26,9 @@ CLASSES = 3
 PHOTOS = DatasetFacts(1600, CLASSES, 32, grey=False)
 
 
+WIDE = {"conv": {"filters": 8, "kernel": 9}}
+
+
 def make_spec(facts: DatasetFacts = PHOTOS, **changes: Any) -> dict[str, Any]:
     return resolve(TrainSpec.model_validate({"recipe": "speedrun", **changes}), facts)
 
@@ -135,6 +138,7 @@ def test_pictures_that_may_be_writing_are_not_mirrored() -> None:
         ),
         ({"network": {"layers": [{"max_pool": 2}]}, "initialisation": {"whitening": {}}}, None),
         ({"network": {"layers": [{"conv": {"filters": 55}}]}, "initialisation": {"whitening": {}}}, None),
+        ({"network": {"layers": [WIDE]}, "image_size": 8, "initialisation": {"whitening": {}}}, None),
     ],
 )
 def test_a_beginning_that_cannot_be_is_refused_with_the_field_that_says_so(changes: Any, param: str | None) -> None:
@@ -142,6 +146,12 @@ def test_a_beginning_that_cannot_be_is_refused_with_the_field_that_says_so(chang
         resolve(TrainSpec.model_validate(changes), PHOTOS)
     assert caught.value.param == (param or "/spec/initialisation/whitening")
     assert caught.value.code == "impossible_initialisation"
+
+
+def test_the_recipe_whitens_no_window_larger_than_the_picture() -> None:
+    for side, whitened in ((8, False), (9, True)):
+        spec = make_spec(network={"layers": [WIDE]}, image_size=side)
+        assert (spec["initialisation"]["whitening"] is not None) == whitened
 
 
 def test_large_pictures_grow_where_time_is_short_and_the_network_lets_them() -> None:
