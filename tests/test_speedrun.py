@@ -15,9 +15,10 @@ from service.networks import work_while_growing
 from service.presets import PRESETS
 from service.spec import TrainSpec
 from tests.conftest import Fovea, digits_zip, png
-from workers.training import export
+from workers.training import export, initialisation
 from workers.training.augment import normalise
 from workers.training.data import Split
+from workers.training.initialisation import _portions
 from workers.training.loop import Run, train
 from workers.training.state import TrainState, prepare, start, weights_sha256
 
@@ -68,6 +69,31 @@ def test_the_beginning_is_a_function_of_pictures_spec_and_seed_and_the_first_fil
     assert torch.equal(first.weight, before[0])
     assert not torch.equal(second.weight, before[1])
     assert not torch.equal(begun(spec | {"initialisation": None}).network[0].weight, first.weight)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("window", [1, 3, 4, 5, 9, 31])
+@pytest.mark.parametrize("side", [31, 32, 64, 256, 512])
+@pytest.mark.parametrize("count", [2, 300, 1000])
+def test_whitening_looks_at_as_many_patches_as_memory_allows(count: int, side: int, window: int) -> None:
+    stride, pictures = _portions(count, side, window)
+    size, places = 3 * window**2, ((side - window) // stride + 1) ** 2
+    assert 1 <= pictures <= 100
+    assert pictures * max(places * size, 3 * side**2, size**2) <= 2**23
+    assert count * places * size <= 2**26
+    assert stride == 1 or count * places > 2 * size  # enough of them for a covariance
+    if side <= 32 and window <= 5:
+        assert (stride, pictures) == (1, 100)  # what recorded trainings began with
+
+
+def test_patches_looked_at_with_gaps_whiten_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(initialisation, "MOST_NUMBERS", 60 * 48 * 10**2)
+    assert _portions(60, 32, 4)[0] == 3
+    pixels = normalise(make_split().images(torch.arange(60)))
+    first = next(begun(make_spec()).network.children())
+    with torch.inference_mode():
+        answers = F.conv2d(pixels, first.weight[::2], first.bias[::2])
+    found = torch.cov(answers.permute(1, 0, 2, 3).flatten(1))
+    assert torch.allclose(found, torch.eye(len(found)), atol=0.2)
 
 
 def test_convolutions_begin_by_passing_on_what_they_are_given() -> None:

@@ -17,6 +17,8 @@ from workers.training.networks import Imagenet
 from workers.training.randomness import generator
 
 MOST_PICTURES = 1000  # whose patches are looked at
+MOST_NUMBERS = 2**26  # in all those patches; at 32 px that leaves every patch of windows up to 5
+AT_ONCE = 2**23  # numbers in memory, in doubles: 64 MiB
 
 
 def begin(network: nn.Module, wanted: dict[str, Any] | None, train: Split | None, seed: int) -> None:
@@ -70,15 +72,29 @@ def whiten(
 def _patches(
     window: tuple[int, ...], train: Split, seed: int, before: Callable[[torch.Tensor], torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(D,) mean and (D, D) covariance of all patches of some training pictures, D = 3 k k; float64 on the CPU."""
+    """(D,) mean and (D, D) covariance of patches of some training pictures, D = 3 k k; float64 on the CPU."""
     chosen = torch.randperm(len(train), generator=generator(seed, "whitening"))[:MOST_PICTURES]
-    size = 3 * window[0] * window[1]
+    side, size = train.packed.shape[1], 3 * window[0] * window[1]
+    stride, pictures = _portions(len(chosen), side, window[0])
     sums, products, count = torch.zeros(size).double(), torch.zeros(size, size).double(), 0
-    for start in range(0, len(chosen), 100):
-        images = normalise(train.images(chosen[start : start + 100]))  # (B, 3, S, S)
-        patches = F.unfold(before(images), window).double().cpu()  # (B, D, L)
+    for some in chosen.split(pictures):
+        images = normalise(train.images(some))  # (B, 3, S, S)
+        patches = F.unfold(before(images), window, stride=stride).double().cpu()  # (B, D, L)
         sums += patches.sum((0, 2))
         products += (patches @ patches.transpose(1, 2)).sum(0)
         count += patches.shape[0] * patches.shape[2]
     mean = sums / count
     return mean, products / count - mean.outer(mean)
+
+
+def _portions(count: int, side: int, window: int) -> tuple[int, int]:
+    """Pixels from one patch to the next, and pictures to take at once, for `count` square pictures.
+
+    The patches lie as near to each other as MOST_NUMBERS allows; what AT_ONCE bounds are the pictures, their patches
+    and the products of these.
+    """
+    size = 3 * window**2
+    stride = 1
+    while (numbers := ((side - window) // stride + 1) ** 2 * size) * max(count, 8) > MOST_NUMBERS:
+        stride += 1
+    return stride, min(100, max(AT_ONCE // max(numbers, 3 * side**2, size**2), 1))
