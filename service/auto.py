@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 
-from service.checks import can_grow, check_growth, check_initialisation, check_parts
+from service.checks import can_grow, check_growth, check_initialisation, check_own_weights, check_parts
 from service.cost import cost, operations
 from service.errors import InvalidValue
 from service.layers import LayersNetwork
@@ -91,6 +91,8 @@ def explained(
     choice = _Choice(spec, facts, source, budget_seconds, gflops * 1e9)
     resolved = choice.all()
     _check_weights(resolved)
+    if source is not None:
+        check_own_weights(resolved, source.image_size)
     check_initialisation(resolved)
     check_growth(resolved, facts.classes)
     check_parts(resolved, facts.train_count)

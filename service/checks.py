@@ -22,6 +22,22 @@ def check_parts(spec: TrainSpec, pictures: int) -> None:
         )
 
 
+def check_own_weights(spec: TrainSpec, side: int) -> None:
+    """Do the weights of a model that was trained at this side, in pixels, fit the pictures asked for?
+
+    Raises InvalidValue.
+    """
+    network = layers_of(spec)
+    if network is None or spec.image_size == side or takes_any_size(network):
+        return
+    raise InvalidValue(
+        "weights_mismatch",
+        f"{spec.initial_weights} is a network for pictures of {side} px only, not {spec.image_size}",
+        hint=f"leave image_size out, or set it to {side}",
+        param="/spec/image_size",
+    )
+
+
 def check_growth(spec: TrainSpec, classes: int) -> None:
     """Growing pictures: does the network take those of every size on the way? Raises InvalidValue."""
     if not isinstance(spec.progressive, Progressive) or (network := layers_of(spec)) is None:

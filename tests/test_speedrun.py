@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from service.auto import DatasetFacts, explained, resolve
+from service.auto import DatasetFacts, Source, explained, resolve
 from service.cost import cost, operations
 from service.errors import InvalidValue
 from service.inference.torch_program import load
@@ -80,20 +80,20 @@ def test_whitening_looks_at_as_many_patches_as_memory_allows(count: int, side: i
     assert 1 <= pictures <= 100
     assert pictures * max(places * size, 3 * side**2, size**2) <= 2**23
     assert count * places * size <= 2**26
-    assert stride == 1 or count * places > 2 * size  # enough of them for a covariance
+    assert stride == 1 or count == 2 or count * places > 4 * size  # enough of them for a covariance
     if side <= 32 and window <= 5:
         assert (stride, pictures) == (1, 100)  # what recorded trainings began with
 
 
 def test_patches_looked_at_with_gaps_whiten_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(initialisation, "MOST_NUMBERS", 60 * 48 * 10**2)
-    assert _portions(60, 32, 4)[0] == 3
+    monkeypatch.setattr(initialisation, "MOST_NUMBERS", 60 * 48 * 15**2)
+    assert _portions(60, 32, 4)[0] == 2
     pixels = normalise(make_split().images(torch.arange(60)))
     first = next(begun(make_spec()).network.children())
     with torch.inference_mode():
         answers = F.conv2d(pixels, first.weight[::2], first.bias[::2])
     found = torch.cov(answers.permute(1, 0, 2, 3).flatten(1))
-    assert torch.allclose(found, torch.eye(len(found)), atol=0.2)
+    assert (found - torch.eye(len(found))).abs().max() < 0.25
 
 
 def test_convolutions_begin_by_passing_on_what_they_are_given() -> None:
@@ -141,6 +141,14 @@ def test_a_recipe_fills_in_what_is_auto_with_its_reason_and_changes_nothing_that
     assert told["network"].startswith("textbook: ")
     named = make_spec(network="resnet18")
     assert (named["initialisation"], named["optimizer"]["name"]) == (None, "muon")
+
+
+@pytest.mark.parametrize("recipe", ["textbook", "speedrun"])
+def test_where_weights_are_given_they_and_no_recipe_decide_about_the_network(recipe: str) -> None:
+    given = TrainSpec.model_validate({"recipe": recipe, "initial_weights": "pretrained"})
+    assert resolve(given, PHOTOS)["network"] == "resnet18"
+    own = given.model_copy(update={"initial_weights": "m:1"})
+    assert resolve(own, PHOTOS, source=Source("compact", 48, "plain"))["network"] == "compact"
 
 
 def test_pictures_that_may_be_writing_are_not_mirrored() -> None:

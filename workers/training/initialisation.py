@@ -77,7 +77,7 @@ def _patches(
     side, size = train.packed.shape[1], 3 * window[0] * window[1]
     stride, pictures = _portions(len(chosen), side, window[0])
     sums, products, count = torch.zeros(size).double(), torch.zeros(size, size).double(), 0
-    for some in chosen.split(pictures):
+    for some in torch.split(chosen, pictures):
         images = normalise(train.images(some))  # (B, 3, S, S)
         patches = F.unfold(before(images), window, stride=stride).double().cpu()  # (B, D, L)
         sums += patches.sum((0, 2))
