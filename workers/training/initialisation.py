@@ -4,6 +4,7 @@ convolutions that pass on what they are given.
 Both are functions of the pictures, the spec and the seed alone, so a training that begins again begins alike.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -75,11 +76,14 @@ def _patches(
     """(D,) mean and (D, D) covariance of patches of some training pictures, D = 3 k k; float64 on the CPU."""
     chosen = torch.randperm(len(train), generator=generator(seed, "whitening"))[:MOST_PICTURES]
     side, size = train.packed.shape[1], 3 * window[0] * window[1]
-    stride, pictures = _portions(len(chosen), side, window[0])
+    part, pictures = _portions(len(chosen), side, window[0])
+    luck = generator(seed, "parts whitened")
     sums, products, count = torch.zeros(size).double(), torch.zeros(size, size).double(), 0
     for some in torch.split(chosen, pictures):
-        images = normalise(train.images(some))  # (B, 3, S, S)
-        patches = F.unfold(before(images), window, stride=stride).double().cpu()  # (B, D, L)
+        images = before(normalise(train.images(some)))  # (B, 3, S, S)
+        top, left = torch.randint(side - part + 1, (2,), generator=luck).tolist()
+        images = images[:, :, top : top + part, left : left + part]
+        patches = F.unfold(images, window).double().cpu()  # (B, D, L)
         sums += patches.sum((0, 2))
         products += (patches @ patches.transpose(1, 2)).sum(0)
         count += patches.shape[0] * patches.shape[2]
@@ -88,13 +92,11 @@ def _patches(
 
 
 def _portions(count: int, side: int, window: int) -> tuple[int, int]:
-    """Pixels from one patch to the next, and pictures to take at once, for `count` square pictures.
+    """Side in pixels of the part of a picture whose patches are looked at, and how many pictures to take at once.
 
-    The patches lie as near to each other as MOST_NUMBERS allows; what AT_ONCE bounds are the pictures, their patches
-    and the products of these.
+    The part is as large as MOST_NUMBERS allows for `count` pictures; what AT_ONCE bounds are the pictures, the patches
+    and their products.
     """
     size = 3 * window**2
-    stride = 1
-    while (numbers := ((side - window) // stride + 1) ** 2 * size) * max(count, 8) > MOST_NUMBERS:
-        stride += 1
-    return stride, min(100, max(AT_ONCE // max(numbers, 3 * side**2, size**2), 1))
+    places = min(side - window + 1, math.isqrt(MOST_NUMBERS // (size * max(count, 8))))
+    return places + window - 1, min(100, AT_ONCE // max(places**2 * size, 3 * side**2, size**2))
