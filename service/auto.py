@@ -8,7 +8,15 @@ from typing import Any
 
 import psutil
 
-from service.checks import can_grow, check_growth, check_initialisation, check_own_weights, check_parts
+from service.checks import (
+    can_grow,
+    check_growth,
+    check_initialisation,
+    check_own_weights,
+    check_parts,
+    check_schedule,
+    check_transfer,
+)
 from service.cost import cost, operations
 from service.errors import InvalidValue
 from service.layers import LayersNetwork
@@ -94,6 +102,8 @@ def explained(
     if source is not None:
         check_own_weights(resolved, source.image_size)
     check_initialisation(resolved)
+    check_transfer(resolved)
+    check_schedule(resolved)
     check_growth(resolved, facts.classes)
     check_parts(resolved, facts.train_count)
     _check_cost(resolved, facts.classes, memory_bytes or int(psutil.virtual_memory().total * 0.8))

@@ -4,7 +4,7 @@ from service.errors import InvalidValue
 from service.layers import LayersNetwork, can_be_whitened, shapes, takes_any_size
 from service.networks import side_while_growing
 from service.presets import PRESETS
-from service.spec import Progressive, TrainSpec
+from service.spec import Progressive, Schedule, TrainSpec, Transfer
 
 LEAST_PART = 2  # pictures: of one alone batch normalisation knows no variance
 
@@ -19,6 +19,28 @@ def check_parts(spec: TrainSpec, pictures: int) -> None:
             f"a batch of {batch} pictures cannot be taken in {parts} parts: each needs {LEAST_PART} pictures or more",
             hint="lower optimizer.accumulate" + (" or raise batch_size" if batch == spec.batch_size else ""),
             param="/spec/optimizer/accumulate",
+        )
+
+
+def check_transfer(spec: TrainSpec) -> None:
+    """Is there something to learn on from? Raises InvalidValue."""
+    if isinstance(spec.transfer, Transfer) and spec.initial_weights is None:
+        raise InvalidValue(
+            "nothing_to_transfer",
+            "transfer is how initial weights are learned on from, and this training begins with random ones",
+            hint="leave transfer out, or give initial_weights",
+            param="/spec/transfer",
+        )
+
+
+def check_schedule(spec: TrainSpec) -> None:
+    """Raises InvalidValue where a rise of the rate is asked for that the schedule would not do."""
+    if isinstance(spec.schedule, Schedule) and spec.schedule.name == "one_cycle" and spec.schedule.warmup:
+        raise InvalidValue(
+            "warmup_does_not_fit",
+            "one_cycle rises for a third of the steps, whatever warmup says",
+            hint="leave warmup out, or take cosine: the same way down after a warmup of your own",
+            param="/spec/schedule/warmup",
         )
 
 

@@ -21,7 +21,7 @@ from service.spec import Budget, Name, TrainSpec
 DEEPEST = 64  # lists and objects in a choice
 SHOWN = 80  # characters of a value in an error
 
-Metric = Literal["val/accuracy", "val/loss"]
+Metric = Literal["val/accuracy", "val/loss", "val/mean_average_precision"]
 Bounds = Annotated[list[float], Field(min_length=2, max_length=2)]
 WholeBounds = Annotated[list[int], Field(min_length=2, max_length=2)]
 
@@ -100,7 +100,10 @@ class SearchRequest(Strict):
     space: Space = Field(description="JSON pointers into the spec, and what may stand there")
     trials: int = Field(20, ge=1, le=1000)
     budget: Budget | None = Field(None, description="no further trial is begun that would not fit")
-    metric: Metric = Field("val/accuracy", description="what the best trial is best at, at its best epoch")
+    metric: Metric = Field(
+        "val/accuracy",
+        description="what the best trial is best at, at its best epoch; mean_average_precision of several labels only",
+    )
 
 
 def vary(spec: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
@@ -156,7 +159,14 @@ def resolve_varied(
 
 
 def check(request: SearchRequest, facts: DatasetFacts, memory_bytes: int | None = None) -> None:
-    """Raises InvalidValue, with `param` at the value in the request that does not give a valid spec."""
+    """Raises InvalidValue, with `param` at the metric, or the value in the request that does not give a valid spec."""
+    if request.metric == "val/mean_average_precision" and not facts.several_labels:
+        raise InvalidValue(
+            "metric_does_not_fit",
+            "mean_average_precision is of pictures with several labels",
+            hint="take val/accuracy",
+            param="/metric",
+        )
     spec = request.spec.model_dump(mode="json")
     for pointer, dimension in request.space.items():
         escaped = pointer.replace("~", "~0").replace("/", "~1")

@@ -154,6 +154,8 @@ def test_auto_chooses_by_the_pictures_the_time_and_the_speed_and_says_why() -> N
         ({"progressive": {"start": 0.5}, "network": "classic"}, "/spec/progressive"),
         ({"initial_weights": "pretrained", "network": "compact"}, "/spec/initial_weights"),
         ({"network": "alexnet", "image_size": 32}, "/spec/image_size"),
+        ({"network": "classic", "transfer": {"head_epochs": 1000}}, "/spec/transfer"),
+        ({"schedule": {"name": "one_cycle", "warmup": 0.4}}, "/spec/schedule/warmup"),
         ({"network": "vgg16_bn", "batch_size": 8192, "image_size": 512}, "/spec/network"),
     ],
 )

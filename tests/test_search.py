@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -279,6 +280,15 @@ def test_of_a_bad_value_the_reason_is_told() -> None:
     with pytest.raises(InvalidValue) as caught:
         check(request, FACTS)
     assert caught.value.detail == "/optimizer/lr = 20.0: Input should be less than or equal to 10"
+
+
+def test_mean_average_precision_is_searched_for_where_pictures_have_several_labels() -> None:
+    body = {"type": "search", "model": "m", "dataset": "d", "space": {"/ema": {"choice": [None]}}}
+    request = SearchRequest.model_validate({**body, "metric": "val/mean_average_precision"})
+    check(request, replace(FACTS, several_labels=True))
+    with pytest.raises(InvalidValue) as caught:
+        check(request, FACTS)
+    assert caught.value.param == "/metric"
 
 
 def test_a_pointer_reaches_every_part_of_a_spec() -> None:
