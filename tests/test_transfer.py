@@ -67,7 +67,12 @@ def test_imagenet_normalisation_is_torchvisions() -> None:
 
 
 def test_only_the_class_layer_learns_at_first_and_the_rest_more_slowly_after() -> None:
-    given = {**SPEC, "initial_weights": "m:1", "transfer": {"head_epochs": 1, "backbone_rate": 0.5}}
+    given = {
+        **SPEC,
+        "initial_weights": "m:1",
+        "normalisation": "plain",
+        "transfer": {"head_epochs": 1, "backbone_rate": 0.5},
+    }
     spec = resolve(TrainSpec.model_validate(given), FACTS)
     prepare("cpu", 1)
     packed = np.random.default_rng(0).integers(0, 255, (24, 32, 32, 3), dtype=np.uint8)
