@@ -8,7 +8,15 @@ from typing import Any
 
 import psutil
 
-from service.checks import can_grow, check_growth, check_initialisation
+from service.checks import (
+    can_grow,
+    check_growth,
+    check_initialisation,
+    check_own_weights,
+    check_parts,
+    check_schedule,
+    check_transfer,
+)
 from service.cost import cost, operations
 from service.errors import InvalidValue
 from service.layers import LayersNetwork
@@ -91,8 +99,13 @@ def explained(
     choice = _Choice(spec, facts, source, budget_seconds, gflops * 1e9)
     resolved = choice.all()
     _check_weights(resolved)
+    if source is not None:
+        check_own_weights(resolved, source.image_size)
     check_initialisation(resolved)
+    check_transfer(resolved)
+    check_schedule(resolved)
     check_growth(resolved, facts.classes)
+    check_parts(resolved, facts.train_count)
     _check_cost(resolved, facts.classes, memory_bytes or int(psutil.virtual_memory().total * 0.8))
     return resolved.model_dump(mode="json"), choice.reasons
 
@@ -202,8 +215,8 @@ class _Choice:
     def _optimizer(self, spec: TrainSpec) -> dict[str, Any]:
         given, changes = spec.optimizer, {}
         if given.name == "auto":
-            usual = {"classic": "adam", "compact": "muon", "speedrun": "muon"} if isinstance(spec.network, str) else {}
-            changes["name"] = usual.get(str(spec.network), "adamw")
+            usual = {"classic": "adam", "compact": "muon", "speedrun": "muon"}
+            changes["name"] = usual.get(spec.network, "adamw") if isinstance(spec.network, str) else "adamw"
             self.reasons["optimizer.name"] = OPTIMIZERS[changes["name"]]
         name = changes.get("name", given.name)
         if given.lr == "auto":

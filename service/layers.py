@@ -5,6 +5,7 @@ Nothing is allocated and no engine is imported here: shapes, parameters and mult
 """
 
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from math import prod
 from typing import Annotated, Any, Literal, Self
@@ -13,6 +14,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
@@ -21,6 +23,9 @@ from pydantic import (
 from service.errors import InvalidValue
 
 Activation = Literal["relu", "relu6", "leaky_relu", "sigmoid", "tanh", "gelu", "silu", "hardswish"]
+
+DEEPEST = 16  # residual blocks in each other: networks that learn have two, and exporting recurses many calls a block
+_depth: ContextVar[int] = ContextVar("residual blocks around what is being validated", default=0)
 
 SPATIAL = ("conv", "depthwise_conv", "residual", "max_pool", "avg_pool", "global_avg_pool")
 
@@ -68,11 +73,23 @@ class DepthwiseConv(Strict):
 class Residual(Strict):
     """Layers whose input is added to their output (He et al. 2016), then the activation.
 
-    Where the shapes differ, the input goes through a 1x1 convolution with the stride that makes them equal.
+    Where the shapes differ, the input goes through a 1x1 convolution with the stride that makes them equal. Blocks may
+    be nested 16 deep.
     """
 
     layers: "list[Layer]" = Field(min_length=1, max_length=20)
     activation: Activation | None = Field(None, description="what the sum goes through; null: nothing")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _not_too_deep(cls, given: Any, inner: ModelWrapValidatorHandler[Self]) -> Self:
+        if (depth := _depth.get()) >= DEEPEST:
+            raise ValueError(f"residual blocks are nested more than {DEEPEST} deep")
+        token = _depth.set(depth + 1)
+        try:
+            return inner(given)
+        finally:
+            _depth.reset(token)
 
 
 class Pool(Strict):
@@ -149,10 +166,13 @@ def takes_any_size(network: LayersNetwork) -> bool:
     return False
 
 
-def can_be_whitened(network: LayersNetwork) -> bool:
-    """Does it begin with a convolution that has no more filters than there are directions of a patch, both ways?"""
+def can_be_whitened(network: LayersNetwork, image_size: int) -> bool:
+    """Does it begin with a convolution that has no more filters than there are directions of a patch, both ways?
+
+    Patches are taken within the picture, so its window must not be larger.
+    """
     first = network.layers[0].conv
-    return first is not None and first.filters <= 2 * 3 * first.kernel**2
+    return first is not None and first.filters <= 2 * 3 * first.kernel**2 and first.kernel <= image_size
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,13 @@ Rows = dict[str, tuple[Any, str]]  # by field: the value, and why
 
 SPEEDRUN_SIDES = (32, 48, 64)  # px
 
+NETWORK: dict[str, Rows] = {
+    "textbook": {"network": ("classic", "three convolutions and a dense layer")},
+    "speedrun": {"network": ("speedrun", "halves the picture at once, so that a picture costs few operations")},
+}
+"""Where weights are given, they decide instead."""
+
 TEXTBOOK: Rows = {
-    "network": ("classic", "three convolutions and a dense layer"),
     "optimizer.name": ("adam", "converges with its usual rate"),
     "schedule": (Schedule(name="cosine"), "ends with the rate run down"),
     "loss.label_smoothing": (0.0, "plain cross-entropy"),
@@ -43,9 +48,11 @@ def filled(spec: TrainSpec, pictures: int, *, mirror: bool) -> tuple[TrainSpec, 
     if spec.recipe is None:
         return spec, {}
     reasons: dict[str, str] = {}
+    if spec.initial_weights is None:
+        spec = _fill(spec, NETWORK[spec.recipe], reasons, spec.recipe)
     if spec.recipe == "textbook":
-        return _fill(spec, TEXTBOOK, reasons, spec.recipe), reasons
-    for rows in (_network(spec), SPEEDRUN, _pictures(pictures, mirror=mirror)):
+        return _fill(spec, TEXTBOOK, reasons, "textbook"), reasons
+    for rows in (SPEEDRUN, _pictures(pictures, mirror=mirror)):
         spec = _fill(spec, rows, reasons, "speedrun")
     return _fill(spec, _initialisation(spec), reasons, "speedrun"), reasons
 
@@ -60,12 +67,6 @@ def _fill(spec: TrainSpec, rows: Rows, reasons: dict[str, str], recipe: str) -> 
         spec = spec.model_copy(update={outer: changed})
         reasons[name] = f"{recipe}: {reason}"
     return spec
-
-
-def _network(spec: TrainSpec) -> Rows:
-    if spec.initial_weights is not None:
-        return {}
-    return {"network": ("speedrun", "halves the picture at once, so that a picture costs few operations")}
 
 
 def _pictures(pictures: int, *, mirror: bool) -> Rows:
@@ -86,6 +87,7 @@ def _initialisation(spec: TrainSpec) -> Rows:
         return {"initialisation": (None, "its weights are given")}
     if not isinstance(network, LayersNetwork):
         return {"initialisation": (None, "for lists of layers only")}
-    whitening = Whitening() if can_be_whitened(network) else None
+    side = SPEEDRUN_SIDES[0] if spec.image_size == "auto" else spec.image_size
+    whitening = Whitening() if can_be_whitened(network, side) else None
     reason = "uncorrelated inputs, and a signal that reaches every layer from the first step on"
     return {"initialisation": (Initialisation(whitening=whitening, identity=True), reason)}

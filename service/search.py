@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from service import complaints
 from service.auto import DatasetFacts, resolve
 from service.errors import InvalidValue
 from service.layers import Strict
@@ -20,7 +21,7 @@ from service.spec import Budget, Name, TrainSpec
 DEEPEST = 64  # lists and objects in a choice
 SHOWN = 80  # characters of a value in an error
 
-Metric = Literal["val/accuracy", "val/loss"]
+Metric = Literal["val/accuracy", "val/loss", "val/mean_average_precision"]
 Bounds = Annotated[list[float], Field(min_length=2, max_length=2)]
 WholeBounds = Annotated[list[int], Field(min_length=2, max_length=2)]
 
@@ -73,7 +74,19 @@ def _pointer(text: str) -> str:
     return text
 
 
-Space = Annotated[dict[Annotated[str, AfterValidator(_pointer)], Dimension], Field(min_length=1, max_length=30)]
+def _apart(space: dict[str, Dimension]) -> dict[str, Dimension]:
+    for pointer in space:
+        within = [other for other in space if other.startswith(f"{pointer}/")]
+        if within:
+            raise ValueError(f"{within[0]} lies within {pointer}: search one of them")
+    return space
+
+
+Space = Annotated[
+    dict[Annotated[str, AfterValidator(_pointer)], Dimension],
+    Field(min_length=1, max_length=30),
+    AfterValidator(_apart),
+]
 
 
 class SearchRequest(Strict):
@@ -87,15 +100,10 @@ class SearchRequest(Strict):
     space: Space = Field(description="JSON pointers into the spec, and what may stand there")
     trials: int = Field(20, ge=1, le=1000)
     budget: Budget | None = Field(None, description="no further trial is begun that would not fit")
-    metric: Metric = Field("val/accuracy", description="what the best trial is best at, at its best epoch")
-
-    @model_validator(mode="after")
-    def _no_pointer_within_another(self) -> Self:
-        for pointer in self.space:
-            within = [other for other in self.space if other.startswith(f"{pointer}/")]
-            if within:
-                raise ValueError(f"{within[0]} lies within {pointer}: search one of them")
-        return self
+    metric: Metric = Field(
+        "val/accuracy",
+        description="what the best trial is best at, at its best epoch; mean_average_precision of several labels only",
+    )
 
 
 def vary(spec: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
@@ -137,11 +145,9 @@ def resolve_varied(
 ) -> dict[str, Any]:
     """The resolved spec of the trial with these parameters, or InvalidValue."""
     try:
-        varied = TrainSpec.model_validate(vary(spec, parameters))
+        varied = TrainSpec.model_validate(document := vary(spec, parameters))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = "/".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
+        where, _, message = complaints.told(error.errors(), document)
         raise InvalidValue("invalid_value", f"{where}: {message}", hint="/docs shows what a spec may be") from error
     if varied.initial_weights not in (None, "pretrained"):
         raise InvalidValue(
@@ -153,7 +159,14 @@ def resolve_varied(
 
 
 def check(request: SearchRequest, facts: DatasetFacts, memory_bytes: int | None = None) -> None:
-    """Raises InvalidValue, with `param` at the value in the request that does not give a valid spec."""
+    """Raises InvalidValue, with `param` at the metric, or the value in the request that does not give a valid spec."""
+    if request.metric == "val/mean_average_precision" and not facts.several_labels:
+        raise InvalidValue(
+            "metric_does_not_fit",
+            "mean_average_precision is of pictures with several labels",
+            hint="take val/accuracy",
+            param="/metric",
+        )
     spec = request.spec.model_dump(mode="json")
     for pointer, dimension in request.space.items():
         escaped = pointer.replace("~", "~0").replace("/", "~1")
@@ -162,9 +175,10 @@ def check(request: SearchRequest, facts: DatasetFacts, memory_bytes: int | None 
                 resolve_varied(spec, {pointer: value}, facts, memory_bytes)
             except InvalidValue as error:
                 nowhere = error.code == "pointer_leads_nowhere"
+                reason = error.detail.removeprefix(f"{pointer}: ")
                 raise InvalidValue(
                     error.code,
-                    error.detail if nowhere else f"{pointer} = {json.dumps(value)[:SHOWN]}: {error.detail}",
+                    error.detail if nowhere else f"{pointer} = {json.dumps(value)[:SHOWN]}: {reason}",
                     hint=error.hint,
                     param=f"/space/{escaped}" if nowhere else f"/space/{escaped}/{place}",
                 ) from error

@@ -5,7 +5,10 @@ import json
 import httpx
 import numpy as np
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
+from service import complaints
+from service.api.jobs import JobRequest
 from tests.conftest import Fovea, colours_zip, make_zip, png
 
 
@@ -78,11 +81,42 @@ def test_names_in_any_script_and_broken_pictures_do_not_fail_an_import(ready: Fo
         ),
         ({"loss": {"class_weights": [1.0]}}, "class_weights_count", "/spec/loss/class_weights"),
         ({"epochs": -1}, "invalid_value", "/spec/epochs"),
+        ({"augment": {"flip": True}}, "unknown_field", "/spec/augment/flip"),
     ],
 )
 def test_an_impossible_spec_is_refused_with_the_field_named(ready: Fovea, spec: dict, code: str, param: str) -> None:
     answer = ready.http.post("/v1/jobs", json={"type": "train", "model": "m", "dataset": "colours", "spec": spec})
     assert check(answer, 422, code)["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("spec", "param", "words"),
+    [
+        ({"schedule": {"name": "step"}}, "/spec/schedule/name", "'constant', 'cosine', 'one_cycle' or 'linear'"),
+        ({"schedule": {"name": "cosine", "warmup": 0.9}}, "/spec/schedule/warmup", "less than or equal to 0.5"),
+        ({"augment": {"crop": 0.9}}, "/spec/augment/crop", "less than or equal to 0.5"),
+        ({"augment": {"flip": True}}, "/spec/augment/flip", "not permitted"),
+        ({"augment": {"horizontal_flip": 1}}, "/spec/augment/horizontal_flip", "a valid boolean or 'alternating'"),
+        ({"ema": {"decay": 1}}, "/spec/ema/decay", "less than 1"),
+        ({"ema": True}, "/spec/ema", "'auto' or an object"),
+        ({"progressive": {"start": 0.1}}, "/spec/progressive/start", "greater than or equal to 0.25"),
+        ({"optimizer": {"name": "lamb"}}, "/spec/optimizer/name", "'auto', 'adam', 'adamw', 'sgd' or 'muon'"),
+        ({"optimizer": {"lr": "x"}}, "/spec/optimizer/lr", "'auto' or a valid number"),
+        ({"image_size": "32"}, "/spec/image_size", "'auto' or a valid integer"),
+        ({"loss": {"class_weights": [-1]}}, "/spec/loss/class_weights/0", "greater than 0"),
+        ({"initialisation": {"whitening": {"eps": 0}}}, "/spec/initialisation/whitening/eps", "greater than 0"),
+        ({"network": {"layers": [{"conv": {}}]}}, "/spec/network/layers/0/conv/filters", "required"),
+        ({"network": {"layers": [{"max_pool": {"size": 0}}]}}, "/spec/network/layers/0/max_pool/size", "than or equal"),
+        ({"network": {"layers": [{"max_pool": 0}]}}, "/spec/network/layers/0/max_pool", "greater than or equal to 1"),
+    ],
+)
+def test_of_several_kinds_the_complaint_is_about_the_one_that_was_given(spec: dict, param: str, words: str) -> None:
+    body = {"type": "train", "model": "m", "dataset": "d", "spec": spec}
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(JobRequest).validate_python(body)
+    where, _, message = complaints.told(caught.value.errors(), body)
+    assert where == param
+    assert words in message
 
 
 def test_of_a_word_or_a_number_the_complaint_is_about_what_was_given(ready: Fovea) -> None:

@@ -1,5 +1,6 @@
 """The job state machine on a real database, and the database itself."""
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,17 +8,20 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from service import artifacts, jobs
 from service.db import Base, Database
 from service.db.engine import check_sqlite
 from service.db.migrate import is_current, upgrade
-from service.db.tables import Blob, Checkpoint, Chunk
+from service.db.tables import Blob, Checkpoint, Chunk, Event, Job
 from service.errors import Conflict, InternalError
 from service.jobs import Hold, LeaseLost
 from service.processes import identity, is_gone
+from service.settings import Settings
 from tests.postgresql import database_for
+from workers.context import Context
+from workers.run_job import _run
 
 ME = {"machine": "here", "pid": 1, "started": 0.0}
 
@@ -85,6 +89,26 @@ def test_a_job_that_dies_three_times_without_progress_fails_with_the_reason(data
     with database.write() as session:
         assert jobs.claim(session, ME, 30) is None
         assert jobs.get(session, job_id).attempt == 3
+
+
+def test_an_exception_that_nobody_foresaw_is_told_in_the_jobs_error(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(context: Context, job: Job) -> None:
+        raise ValueError("Expected more than 1 value per channel " + 400 * ".")
+
+    monkeypatch.setattr("workers.train_job.run", run)
+    job_id = submit(database)
+    for _ in range(3):
+        _run(Context(Settings(data=tmp_path), database, claim(database), threading.Event()))
+    with database.read() as session:
+        job = jobs.get(session, job_id)
+        warnings = session.scalars(select(Event).where(Event.type == "warning")).all()
+    assert job.error is not None
+    assert (job.status, job.error["code"], job.attempt) == ("failed", "worker_died", 3)
+    assert "ValueError: Expected more than 1 value per channel ..." in job.error["message"]
+    assert len(job.error["message"]) < 400
+    assert len(warnings) == 2  # of the attempts before
 
 
 def test_progress_forgives_earlier_deaths_and_letting_go_is_none(database: Database) -> None:

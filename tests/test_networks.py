@@ -1,21 +1,25 @@
 """The arithmetic that refuses networks and the code that builds them agree."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torchvision.models import get_model, get_model_weights
 
 from service.auto import DatasetFacts, explained, resolve
 from service.errors import InvalidValue
 from service.inference.torch_program import load
-from service.layers import LayersNetwork, shapes
+from service.layers import DEEPEST, LayersNetwork, shapes
 from service.networks import NETWORKS
 from service.spec import TrainSpec
 from workers.training import export
 from workers.training.networks import ACTIVATIONS, build
 
+FACTS = DatasetFacts(1000, 3, 32, grey=False)
 activation = st.sampled_from([None, *ACTIVATIONS])
 layer = st.one_of(
     st.fixed_dictionaries(
@@ -63,6 +67,27 @@ def test_every_accepted_list_of_layers_builds_and_runs_with_the_shapes_foretold(
     network = build(spec.model_dump(mode="json"), side, 4)
     assert sum(parameter.numel() for parameter in network.parameters()) == sum(row.parameters for row in rows)
     assert network(torch.zeros(2, 3, side, side)).shape == (2, 4)
+
+
+def nested(blocks: int) -> dict[str, Any]:
+    layer: dict[str, Any] = {"conv": {"filters": 3}}
+    for _ in range(blocks):
+        layer = {"residual": {"layers": [layer]}}
+    return {"layers": [layer]}
+
+
+def test_the_deepest_network_is_resolved_and_exported() -> None:
+    spec = resolve(TrainSpec.model_validate({"network": nested(DEEPEST), "image_size": 8}), FACTS)
+    assert spec["optimizer"]["name"] == "adamw"
+    export.export_program(export.Classifier(build(spec["network"], 8, 3).eval()), 8)
+
+
+@pytest.mark.parametrize("blocks", [DEEPEST + 1, 64, 100, 300])
+def test_deeper_networks_are_refused_with_the_first_block_that_is_too_deep(blocks: int) -> None:
+    with pytest.raises(ValidationError, match="nested more than 16 deep") as caught:
+        TrainSpec.model_validate({"network": nested(blocks)})
+    assert caught.value.errors()[0]["loc"].count("residual") == DEEPEST + 1
+    LayersNetwork.model_validate(nested(DEEPEST))  # the refusal has left nothing behind
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -129,6 +154,8 @@ def test_auto_chooses_by_the_pictures_the_time_and_the_speed_and_says_why() -> N
         ({"progressive": {"start": 0.5}, "network": "classic"}, "/spec/progressive"),
         ({"initial_weights": "pretrained", "network": "compact"}, "/spec/initial_weights"),
         ({"network": "alexnet", "image_size": 32}, "/spec/image_size"),
+        ({"network": "classic", "transfer": {"head_epochs": 1000}}, "/spec/transfer"),
+        ({"schedule": {"name": "one_cycle", "warmup": 0.4}}, "/spec/schedule/warmup"),
         ({"network": "vgg16_bn", "batch_size": 8192, "image_size": 512}, "/spec/network"),
     ],
 )

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -17,8 +18,9 @@ from service import jobs
 from service.auto import DatasetFacts
 from service.db import Database
 from service.db.migrate import upgrade
+from service.errors import InvalidValue
 from service.jobs import Hold, LeaseLost
-from service.search import SearchRequest, check, vary
+from service.search import SearchRequest, check, resolve_varied, vary
 from service.settings import Settings
 from tests.conftest import Fovea, colours_zip
 from tests.test_cli import run
@@ -227,13 +229,13 @@ def test_the_command_line_searches_and_shows_each_trial(colours: Fovea, tmp_path
         ({"/initial_weights": {"choice": [None, "flowers:3"]}}, "not_in_a_search", "/space/~1initial_weights/choice/1"),
         ({"/ema/decay": {"uniform": [0.9, 0.99]}}, "pointer_leads_nowhere", "/space/~1ema~1decay"),
         ({"/network/layers/7/conv": {"choice": [1]}}, "pointer_leads_nowhere", "/space/~1network~1layers~17~1conv"),
-        ({"optimizer": {"choice": [1]}}, "invalid_value", None),
+        ({"optimizer/lr": {"choice": [1]}}, "invalid_value", "/space/optimizer~1lr"),
         ({"/epochs": {"int": [3, 2]}}, "invalid_value", "/space/~1epochs"),
         ({"/epochs": {"int": [1, 2.5]}}, "invalid_value", "/space/~1epochs/int/1"),
         ({"/optimizer/lr": {"log_uniform": [0, 1]}}, "invalid_value", "/space/~1optimizer~1lr"),
         ({"/optimizer/lr": {"uniform": [0.1, 1], "choice": [1]}}, "invalid_value", "/space/~1optimizer~1lr"),
         ({"/optimizer/lr": {"choice": [0.1, 0.1]}}, "invalid_value", "/space/~1optimizer~1lr"),
-        ({"/optimizer": {"choice": [{}]}, "/optimizer/lr": {"choice": [0.1]}}, "invalid_value", ""),
+        ({"/optimizer": {"choice": [{}]}, "/optimizer/lr": {"choice": [0.1]}}, "invalid_value", "/space"),
         ({"/network": {"choice": [json.loads("[" * 500 + "]" * 500)]}}, "invalid_value", "/space/~1network"),
         ({}, "invalid_value", "/space"),
         ({"/epochs": {"normal": [1, 2]}}, "unknown_field", "/space/~1epochs/normal"),
@@ -265,6 +267,28 @@ def test_a_dry_run_resolves_and_creates_nothing(colours: Fovea) -> None:
 
 
 # --- without processes -----------------------------------------------------------------------------------------------
+
+
+def test_of_a_bad_value_the_reason_is_told() -> None:
+    with pytest.raises(InvalidValue, match="/optimizer/lr: Input should be less than or equal to 10"):
+        resolve_varied({}, {"/optimizer": {"lr": 20.0}}, FACTS)
+    space = {"/optimizer/lr": {"uniform": [0.001, 20.0]}}
+    base = {"optimizer": {"lr": 0.1}}
+    request = SearchRequest.model_validate(
+        {"type": "search", "model": "m", "dataset": "d", "spec": base, "space": space}
+    )
+    with pytest.raises(InvalidValue) as caught:
+        check(request, FACTS)
+    assert caught.value.detail == "/optimizer/lr = 20.0: Input should be less than or equal to 10"
+
+
+def test_mean_average_precision_is_searched_for_where_pictures_have_several_labels() -> None:
+    body = {"type": "search", "model": "m", "dataset": "d", "space": {"/ema": {"choice": [None]}}}
+    request = SearchRequest.model_validate({**body, "metric": "val/mean_average_precision"})
+    check(request, replace(FACTS, several_labels=True))
+    with pytest.raises(InvalidValue) as caught:
+        check(request, FACTS)
+    assert caught.value.param == "/metric"
 
 
 def test_a_pointer_reaches_every_part_of_a_spec() -> None:

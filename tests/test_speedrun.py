@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from service.auto import DatasetFacts, explained, resolve
+from service.auto import DatasetFacts, Source, explained, resolve
 from service.cost import cost, operations
 from service.errors import InvalidValue
 from service.inference.torch_program import load
@@ -15,15 +15,19 @@ from service.networks import work_while_growing
 from service.presets import PRESETS
 from service.spec import TrainSpec
 from tests.conftest import Fovea, digits_zip, png
-from workers.training import export
+from workers.training import export, initialisation
 from workers.training.augment import normalise
 from workers.training.data import Split
+from workers.training.initialisation import _portions
 from workers.training.loop import Run, train
 from workers.training.state import TrainState, prepare, start, weights_sha256
 
 PLAN = {"precision": "fp32", "channels_last": False}
 CLASSES = 3
 PHOTOS = DatasetFacts(1600, CLASSES, 32, grey=False)
+
+
+WIDE = {"conv": {"filters": 8, "kernel": 9}}
 
 
 def make_spec(facts: DatasetFacts = PHOTOS, **changes: Any) -> dict[str, Any]:
@@ -65,6 +69,33 @@ def test_the_beginning_is_a_function_of_pictures_spec_and_seed_and_the_first_fil
     assert torch.equal(first.weight, before[0])
     assert not torch.equal(second.weight, before[1])
     assert not torch.equal(begun(spec | {"initialisation": None}).network[0].weight, first.weight)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("window", [1, 3, 4, 5, 9, 31])
+@pytest.mark.parametrize("side", [31, 32, 64, 256, 512])
+@pytest.mark.parametrize("count", [2, 300, 1000])
+def test_whitening_looks_at_as_many_patches_as_memory_allows(count: int, side: int, window: int) -> None:
+    part, pictures = _portions(count, side, window)
+    size, places = 3 * window**2, (part - window + 1) ** 2
+    assert window <= part <= side
+    assert 1 <= pictures <= 100
+    assert pictures * max(places * size, 3 * side**2, size**2) <= 2**23
+    assert count * places * size <= 2**26
+    assert part == side or count == 2 or count * places > 4 * size  # enough of them for a covariance
+    if side <= 32 and window <= 5:
+        assert (part, pictures) == (side, 100)  # what recorded trainings began with
+
+
+def test_parts_of_pictures_whiten_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(initialisation, "MOST_NUMBERS", 60 * 48 * 15**2)
+    monkeypatch.setattr(initialisation, "AT_ONCE", 4 * 48 * 15**2)
+    assert _portions(60, 32, 4) == (18, 4)
+    pixels = normalise(make_split().images(torch.arange(60)))
+    first = next(begun(make_spec()).network.children())
+    with torch.inference_mode():
+        answers = F.conv2d(pixels, first.weight[::2], first.bias[::2])
+    found = torch.cov(answers.permute(1, 0, 2, 3).flatten(1))
+    assert (found - torch.eye(len(found))).abs().max() < 0.2
 
 
 def test_convolutions_begin_by_passing_on_what_they_are_given() -> None:
@@ -114,6 +145,14 @@ def test_a_recipe_fills_in_what_is_auto_with_its_reason_and_changes_nothing_that
     assert (named["initialisation"], named["optimizer"]["name"]) == (None, "muon")
 
 
+@pytest.mark.parametrize("recipe", ["textbook", "speedrun"])
+def test_where_weights_are_given_they_and_no_recipe_decide_about_the_network(recipe: str) -> None:
+    given = TrainSpec.model_validate({"recipe": recipe, "initial_weights": "pretrained"})
+    assert resolve(given, PHOTOS)["network"] == "resnet18"
+    own = given.model_copy(update={"initial_weights": "m:1"})
+    assert resolve(own, PHOTOS, source=Source("compact", 48, "plain"))["network"] == "compact"
+
+
 def test_pictures_that_may_be_writing_are_not_mirrored() -> None:
     photos = make_spec()
     assert photos["augment"]["horizontal_flip"] == "alternating"
@@ -135,6 +174,7 @@ def test_pictures_that_may_be_writing_are_not_mirrored() -> None:
         ),
         ({"network": {"layers": [{"max_pool": 2}]}, "initialisation": {"whitening": {}}}, None),
         ({"network": {"layers": [{"conv": {"filters": 55}}]}, "initialisation": {"whitening": {}}}, None),
+        ({"network": {"layers": [WIDE]}, "image_size": 8, "initialisation": {"whitening": {}}}, None),
     ],
 )
 def test_a_beginning_that_cannot_be_is_refused_with_the_field_that_says_so(changes: Any, param: str | None) -> None:
@@ -142,6 +182,12 @@ def test_a_beginning_that_cannot_be_is_refused_with_the_field_that_says_so(chang
         resolve(TrainSpec.model_validate(changes), PHOTOS)
     assert caught.value.param == (param or "/spec/initialisation/whitening")
     assert caught.value.code == "impossible_initialisation"
+
+
+def test_the_recipe_whitens_no_window_larger_than_the_picture() -> None:
+    for side, whitened in ((8, False), (9, True)):
+        spec = make_spec(network={"layers": [WIDE]}, image_size=side)
+        assert (spec["initialisation"]["whitening"] is not None) == whitened
 
 
 def test_large_pictures_grow_where_time_is_short_and_the_network_lets_them() -> None:

@@ -95,7 +95,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "mixed": {"augment": {"mixup": 0.4, "cutmix": 1.0, "horizontal_flip": "alternating"}},
     "turned": {"augment": {"rotate": 20.0, "zoom": 0.2, "erase": 0.3}},
     "focal": {"loss": {"name": "focal", "class_weights": "balanced", "label_smoothing": 0.1}},
-    "parts": {"optimizer": {"accumulate": 3, "clip_norm": 0.5}},
+    "parts": {"optimizer": {"accumulate": 2, "clip_norm": 0.5}},
     "growing": {
         "network": {
             "layers": [
@@ -261,21 +261,36 @@ def test_a_budget_plans_the_steps_that_fit_and_changes_little_of_a_good_plan() -
     assert budget.total(50, 1000, 1000, 200, 0.2) == 51  # it is over: one more step, with the rate run down
 
 
-def test_what_ran_out_of_memory_is_tried_in_smaller_parts_until_there_are_none() -> None:
-    spec = make_spec()
+def test_what_ran_out_of_memory_is_tried_in_smaller_parts_down_to_two_pictures() -> None:
+    spec = make_spec(batch_size=8)
     error = torch.OutOfMemoryError("CUDA out of memory")
-    assert remedy(error, {}, spec)[0] == {"parts": 2}
-    assert remedy(RuntimeError("DefaultCPUAllocator: can't allocate memory"), {"parts": 2}, spec)[0] == {"parts": 4}
-    with pytest.raises(torch.OutOfMemoryError):
-        remedy(error, {"parts": 4}, spec)
+    assert remedy(error, {}, spec, 30)[0] == {"parts": 2}
+    assert remedy(RuntimeError("DefaultCPUAllocator: can't allocate memory"), {"parts": 2}, spec, 30)[0] == {"parts": 4}
+    for parts, pictures in ((4, 30), (2, 7)):
+        with pytest.raises(torch.OutOfMemoryError):
+            remedy(error, {"parts": parts}, spec, pictures)
     with pytest.raises(RuntimeError, match="other"):
-        remedy(RuntimeError("other"), {}, spec)
+        remedy(RuntimeError("other"), {}, spec, 30)
+
+
+@pytest.mark.parametrize(("batch", "parts"), [(4, 2), (7, 3), (30, 14)])
+def test_no_part_of_a_batch_is_a_picture_alone(batch: int, parts: int) -> None:
+    layers = [{"global_avg_pool": {}}, {"dense": {"units": 4, "batch_norm": True}}]
+    spec = make_spec(network={"layers": layers}, batch_size=batch, epochs=1, optimizer={"accumulate": parts})
+    finish(start(spec, CLASSES, 1, "cpu", PLAN), make_run(spec))
+
+
+@pytest.mark.parametrize(("batch", "parts"), [(2, 2), (5, 3), (64, 16)])
+def test_parts_of_one_picture_are_refused(batch: int, parts: int) -> None:
+    with pytest.raises(InvalidValue) as caught:
+        make_spec(batch_size=batch, optimizer={"accumulate": parts})
+    assert (caught.value.code, caught.value.param) == ("parts_too_small", "/spec/optimizer/accumulate")
 
 
 def test_a_loss_that_is_no_number_is_tried_once_more_at_a_tenth_of_the_rate() -> None:
-    assert remedy(Diverged(3), {}, make_spec())[0] == {"rate_scale": 0.1}
+    assert remedy(Diverged(3), {}, make_spec(), 30)[0] == {"rate_scale": 0.1}
     with pytest.raises(Diverged):
-        remedy(Diverged(3), {"rate_scale": 0.1}, make_spec())
+        remedy(Diverged(3), {"rate_scale": 0.1}, make_spec(), 30)
 
 
 @pytest.mark.parametrize("forgotten", ["seed", "step", "moments"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from service.auto import DatasetFacts, resolve
+from service.auto import DatasetFacts, Source, resolve
 from service.errors import InvalidValue
 from service.spec import TrainSpec
 from tests.conftest import Fovea, colours_zip
@@ -67,7 +67,13 @@ def test_imagenet_normalisation_is_torchvisions() -> None:
 
 
 def test_only_the_class_layer_learns_at_first_and_the_rest_more_slowly_after() -> None:
-    spec = resolve(TrainSpec.model_validate({**SPEC, "transfer": {"head_epochs": 1, "backbone_rate": 0.5}}), FACTS)
+    given = {
+        **SPEC,
+        "initial_weights": "m:1",
+        "normalisation": "plain",
+        "transfer": {"head_epochs": 1, "backbone_rate": 0.5},
+    }
+    spec = resolve(TrainSpec.model_validate(given), FACTS)
     prepare("cpu", 1)
     packed = np.random.default_rng(0).integers(0, 255, (24, 32, 32, 3), dtype=np.uint8)
     split = Split.of(packed, np.arange(24), np.arange(24) % 3, "cpu")
@@ -81,6 +87,18 @@ def test_only_the_class_layer_learns_at_first_and_the_rest_more_slowly_after() -
         assert "4.weight" in moved
     scales = {group["scale"] for group in state.optimizer.param_groups}
     assert scales == {0.5, 1.0}
+
+
+def test_weights_of_a_network_that_flattens_fit_pictures_of_their_own_size_only() -> None:
+    spec = TrainSpec(initial_weights="m:1")
+    flattens, pools, named = (Source(name, 16, "plain") for name in ("classic", "compact", "resnet18"))
+    assert resolve(spec, FACTS, source=flattens)["image_size"] == 16
+    larger = spec.model_copy(update={"image_size": 32})
+    for source in (pools, named):
+        assert resolve(larger, FACTS, source=source)["image_size"] == 32
+    with pytest.raises(InvalidValue, match="16 px only") as caught:
+        resolve(larger, FACTS, source=flattens)
+    assert (caught.value.code, caught.value.param) == ("weights_mismatch", "/spec/image_size")
 
 
 def test_a_job_begins_with_the_weights_of_a_model_of_ones_own(shared: Fovea) -> None:

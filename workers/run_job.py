@@ -1,7 +1,8 @@
 """The process that runs one job: waits for it on stdin, a heavy one with torch imported, runs it, and exits. Where
 the job was there first, only what it needs is imported.
 
-Exit code 0 means that the job's row tells how it ended; anything else is a death, which the supervisor writes down.
+Exit code 0 means that the job's row tells how it ended, be it by an exception that nobody foresaw; anything else is a
+death, which the supervisor writes down.
 """
 
 import ctypes
@@ -26,6 +27,7 @@ from workers.context import Context, Interrupted
 log = logging.getLogger("fovea.job")
 
 PR_SET_PDEATHSIG = 1
+LONGEST_REASON = 300  # characters of an exception
 NICENESS = 10  # requests go first on a machine that also serves
 
 
@@ -81,6 +83,9 @@ def _run(context: Context) -> None:
     except ServiceError as error:
         log.warning("failed: %s", error)
         _fail(context, job, error)
+    except Exception as error:  # a death that can say what it was: the job may be tried again
+        log.exception("%s", job.id)
+        _died(context, error)
 
 
 def _fail(context: Context, job: Job, error: ServiceError) -> None:
@@ -88,6 +93,12 @@ def _fail(context: Context, job: Job, error: ServiceError) -> None:
         if job.type == "import":
             importer.mark_failed(session, job)
         jobs.fail(session, context.hold, error.as_dict())
+
+
+def _died(context: Context, error: Exception) -> None:
+    reason = f"{type(error).__name__}: {error}"[:LONGEST_REASON]
+    with context.database.write() as session:
+        jobs.died(session, context.hold, reason, context.settings.max_crashes)
 
 
 def _die_with_parent() -> None:

@@ -32,7 +32,7 @@ log = logging.getLogger("fovea.job")
 def run(context: Context, job: Job) -> None:
     """Runs the trials that are left, and makes a model of the best."""
     asked = job.search or {}
-    sampling = Sampling(asked["space"], job.seed, asked["trials"], maximise=asked["metric"] == "val/accuracy")
+    sampling = Sampling(asked["space"], job.seed, asked["trials"], maximise=asked["metric"] != "val/loss")
     search = Search(context, job, asked["metric"], asked["trials"], sampling)
     trial = _left_open(search)
     while True:
@@ -156,7 +156,7 @@ def _result(session: Session, search: Search, trial_id: str, checkpoint_id: str,
     return {
         "value": metrics[search.metric],
         "best_epoch": counters.best_epoch,
-        "metrics": {name: metrics[name] for name in ("val/accuracy", "val/loss")},
+        "metrics": {name: metrics[name] for name in dict.fromkeys(("val/accuracy", "val/loss", search.metric))},
         "weights_sha256": weights_sha256(weights),
         "seconds": counters.seconds,
     }

@@ -8,6 +8,7 @@ import torch
 from sqlalchemy import delete
 
 from service import artifacts, jobs, measurements
+from service.checks import LEAST_PART
 from service.db.tables import Job, Metric
 from service.errors import InternalError
 from service.ids import now
@@ -59,7 +60,7 @@ def learn(context: Context, job: Job, observer: Observer | None = None) -> Learn
             state, stop_reason = _attempt(context, job, pictures, plan, device, began, observer or Observer())
             break
         except (Diverged, MemoryError, RuntimeError) as error:
-            change, reason = remedy(error, plan, job.spec)
+            change, reason = remedy(error, plan, job.spec, len(pictures.rows["train"]))
         began = time.monotonic()  # what was spent before is in the checkpoint
         plan = plan | change
         _change_plan(context, plan, reason)
@@ -132,17 +133,18 @@ def _same_answers(card: dict[str, Any], pictures: Pictures) -> bool:
     return bool(card["classes"] == pictures.classes and (card.get("task") == "multi_label") == pictures.several)
 
 
-def remedy(error: Exception, plan: dict[str, Any], spec: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def remedy(error: Exception, plan: dict[str, Any], spec: dict[str, Any], pictures: int) -> tuple[dict[str, Any], str]:
     """What to change in the plan so that training can go on from the last checkpoint. Raises `error` when nothing can.
 
     Out of memory: the batch is taken in twice as many parts. A loss that is no number: once, a tenth of the rate.
+    `pictures` are those to train on: a batch has no more.
     """
     if isinstance(error, Diverged):
         if "rate_scale" in plan:
             raise error
         return {"rate_scale": MILDER_RATE}, f"{error}; back to the last checkpoint, at {MILDER_RATE} of the rate"
-    parts = 2 * plan.get("parts", spec["optimizer"]["accumulate"])
-    if not is_out_of_memory(error) or parts > spec["batch_size"]:
+    parts = 2 * max(plan.get("parts", 1), spec["optimizer"]["accumulate"])
+    if not is_out_of_memory(error) or min(spec["batch_size"], pictures) < LEAST_PART * parts:
         raise error
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -190,7 +192,7 @@ def _measured(job: Job, classes: int, batch: int, device: str) -> dict[str, Any]
         try:
             found = precision.choose(network, spec["image_size"], batch // parts, spec["precision"], device)
         except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error) or 2 * parts > batch:
+            if not is_out_of_memory(error) or batch < LEAST_PART * 2 * parts:
                 raise
             parts *= 2
         else:

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from service import complaints
 from service.errors import (
     BadRequest,
     InternalError,
@@ -69,46 +70,19 @@ async def _validation(request: Request, error: Exception) -> JSONResponse:
 
 
 def from_validation(errors: Sequence[Any], body: Any) -> ServiceError:
-    """The first of pydantic's complaints, with a JSON pointer to the field.
-
-    A field that may be a word or a number has a complaint for each; the one about what was given tells most.
-    """
-    first = _telling(errors, body)
+    """The first of pydantic's complaints, with a JSON pointer to the field."""
+    first = errors[0]
     where, *path = first["loc"] or ("body",)
-    if path and isinstance(body, dict) and path[0] == body.get("type"):
-        path = path[1:]  # the tag of the kind of job, which is no place in the document
     if first["type"] == "json_invalid":
         return BadRequest("malformed_json", f"the body is not valid JSON: {first['msg']}", hint="check the body")
     if where == "body" and first["type"] in ("missing", "model_attributes_type") and not path:
         return InvalidValue("invalid_value", "a JSON object is needed as the body", param="")
-    param = pointer(path, body) if where == "body" else ".".join(map(str, path))
-    code = "unknown_field" if first["type"] == "extra_forbidden" else "invalid_value"
-    message = first["msg"].removeprefix("Value error, ")
+    param, kind, message = ".".join(map(str, path)), first["type"], first["msg"].removeprefix("Value error, ")
+    if where == "body":
+        inside = [{**one, "loc": one["loc"][1:]} for one in errors if one["loc"][:1] == ("body",)]
+        param, kind, message = complaints.told(inside, body)
+    code = "unknown_field" if kind == "extra_forbidden" else "invalid_value"
     return InvalidValue(code, f"{param or where}: {message}", param=param, hint="/docs shows what is accepted")
-
-
-def _telling(errors: Sequence[Any], body: Any) -> Any:
-    """Of the complaints about the same field as the first, the first that is about the value and not about its kind."""
-    if errors[0]["loc"][:1] != ("body",):
-        return errors[0]
-    where = pointer(errors[0]["loc"][1:], body)
-    same = [error for error in errors if pointer(error["loc"][1:], body) == where]
-    about_kind = ("literal_error", "none_required", "enum")
-    return next((one for one in same if one["type"] not in about_kind and not one["type"].endswith("_type")), errors[0])
-
-
-def pointer(path: Sequence[Any], document: Any) -> str:
-    """JSON pointer (RFC 6901) of pydantic's location, without the union tags that are not in the document."""
-    parts: list[str] = []
-    for position, step in enumerate(path):
-        inside = isinstance(document, dict) and step in document
-        inside = inside or (isinstance(document, list) and isinstance(step, int) and step < len(document))
-        if inside:
-            document = document[step]
-        elif position != len(path) - 1 or not isinstance(document, dict):
-            continue
-        parts.append(str(step).replace("~", "~0").replace("/", "~1"))
-    return "".join(f"/{part}" for part in parts)
 
 
 async def _framework(request: Request, error: Exception) -> JSONResponse:

@@ -46,7 +46,7 @@ def search(
     trials: int = 20,
     spec: Annotated[Path | None, typer.Option(help="a JSON file with what all trials share")] = None,
     seed: int = 0,
-    metric: Annotated[str, typer.Option(help="val/accuracy or val/loss")] = "val/accuracy",
+    metric: Annotated[str, typer.Option(help="val/accuracy, val/loss or val/mean_average_precision")] = "val/accuracy",
     budget: Annotated[float | None, typer.Option(help="begin no trial that would end later, in seconds")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="a line per trial")] = False,
     as_json: AsJson = False,

@@ -4,6 +4,7 @@ convolutions that pass on what they are given.
 Both are functions of the pictures, the spec and the seed alone, so a training that begins again begins alike.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ from workers.training.networks import Imagenet
 from workers.training.randomness import generator
 
 MOST_PICTURES = 1000  # whose patches are looked at
+MOST_NUMBERS = 2**26  # in all those patches; at 32 px that leaves every patch of windows up to 5
+AT_ONCE = 2**23  # numbers in memory, in doubles: 64 MiB
 
 
 def begin(network: nn.Module, wanted: dict[str, Any] | None, train: Split | None, seed: int) -> None:
@@ -70,15 +73,30 @@ def whiten(
 def _patches(
     window: tuple[int, ...], train: Split, seed: int, before: Callable[[torch.Tensor], torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(D,) mean and (D, D) covariance of all patches of some training pictures, D = 3 k k; float64 on the CPU."""
+    """(D,) mean and (D, D) covariance of patches of some training pictures, D = 3 k k; float64 on the CPU."""
     chosen = torch.randperm(len(train), generator=generator(seed, "whitening"))[:MOST_PICTURES]
-    size = 3 * window[0] * window[1]
+    side, size = train.packed.shape[1], 3 * window[0] * window[1]
+    part, pictures = _portions(len(chosen), side, window[0])
+    luck = generator(seed, "parts whitened")
     sums, products, count = torch.zeros(size).double(), torch.zeros(size, size).double(), 0
-    for start in range(0, len(chosen), 100):
-        images = normalise(train.images(chosen[start : start + 100]))  # (B, 3, S, S)
-        patches = F.unfold(before(images), window).double().cpu()  # (B, D, L)
+    for some in torch.split(chosen, pictures):
+        images = before(normalise(train.images(some)))  # (B, 3, S, S)
+        top, left = torch.randint(side - part + 1, (2,), generator=luck).tolist()
+        images = images[:, :, top : top + part, left : left + part]
+        patches = F.unfold(images, window).double().cpu()  # (B, D, L)
         sums += patches.sum((0, 2))
         products += (patches @ patches.transpose(1, 2)).sum(0)
         count += patches.shape[0] * patches.shape[2]
     mean = sums / count
     return mean, products / count - mean.outer(mean)
+
+
+def _portions(count: int, side: int, window: int) -> tuple[int, int]:
+    """Side in pixels of the part of a picture whose patches are looked at, and how many pictures to take at once.
+
+    The part is as large as MOST_NUMBERS allows for `count` pictures; what AT_ONCE bounds are the pictures, the patches
+    and their products.
+    """
+    size = 3 * window**2
+    places = min(side - window + 1, math.isqrt(MOST_NUMBERS // (size * max(count, 8))))
+    return places + window - 1, min(100, AT_ONCE // max(places**2 * size, 3 * side**2, size**2))

@@ -74,7 +74,7 @@ class Run:
         self.batch_size = min(spec["batch_size"], len(train))
         self.batches = len(train) // self.batch_size  # the incomplete last one is left out
         self.steps = self.batches * spec["epochs"]
-        self.parts = max(spec["optimizer"]["accumulate"], plan.get("parts", 1))  # a batch is taken in so many
+        self.parts = max(spec["optimizer"]["accumulate"], plan.get("parts", 1))  # of a batch, as even as can be
         self.rate = spec["optimizer"]["lr"] * plan.get("rate_scale", 1.0)
         self.goal = goal
         self.score = "val/mean_average_precision" if train.labels.ndim == 2 else "val/accuracy"
@@ -182,7 +182,7 @@ def _step(state: TrainState, run: Run, images: torch.Tensor, chosen: torch.Tenso
     seed_globally(run.seed, "dropout", counters.step)
     state.clear_gradients()
     told = torch.zeros(2, dtype=torch.float64, device=run.device)
-    for rows in torch.arange(len(chosen), device=run.device).chunk(run.parts):
+    for rows in torch.arange(len(chosen), device=run.device).tensor_split(run.parts):
         told += _backward(state, run, images, labels, rows, partners, share)
     _descend(state, run)
     return told

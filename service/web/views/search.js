@@ -49,7 +49,7 @@ function curves(rows, loss) {
   ];
 }
 
-const words = (metric) => metric.replace("val/", "validation ");
+const words = (metric) => metric.replace("val/", "validation ").replaceAll("_", " ");
 const valued = (row) => row.result?.value !== undefined;
 
 /** As the service picks it: of equals the one with the lower validation loss, then the earlier one. */
@@ -60,7 +60,8 @@ function bestOf(trials, loss) {
   return whole.reduce((found, row) => (found === null || better(row, found) > 0 ? row : found), null);
 }
 
-function columns(pointers, best, figure, loss) {
+function columns(pointers, best, figure, metric) {
+  const loss = metric === "val/loss";
   const worst = loss ? Infinity : -Infinity;
   const numeric = (pointer) => (row) => row.parameters?.[pointer] ?? null;
   return [
@@ -71,7 +72,7 @@ function columns(pointers, best, figure, loss) {
     },
     { title: "Status", value: ended, cell: (row) => [badge(ended(row)), row.id === best() && badge("best")] },
     {
-      title: words(loss ? "val/loss" : "val/accuracy"),
+      title: words(metric),
       value: (row) => row.result?.value ?? worst,
       cell: (row) => figure(row.result?.value),
       numeric: true,

@@ -101,7 +101,11 @@ function knobs(datasets, wanted, known) {
   const number = (props) => h("input", { type: "number", ...props });
   const kinds = [["train", "train one model"], ["search", "search: train variants, keep the best"]];
   const goals = [["accuracy", "accuracy"], ["mean_average_precision", "mean average precision (several labels)"]];
-  const metrics = [["val/accuracy", "validation accuracy"], ["val/loss", "validation loss"]];
+  const metrics = [
+    ["val/accuracy", "validation accuracy"],
+    ["val/loss", "validation loss"],
+    ["val/mean_average_precision", "mean average precision (several labels)"],
+  ];
   const dataset = one("/dataset", "Dataset", choice(refs, wanted || refs[0][0], { id: "dataset" }));
   const nameOf = () => dataset.control.value.split("@")[0];
   const model = one(
