@@ -8,7 +8,7 @@ from datetime import datetime
 import pytest
 
 from service.db.tables import Job, Metric
-from tests.conftest import Fovea, colours_zip
+from tests.conftest import Fovea, colours_zip, digits_zip
 
 SPEC = {
     "network": {"layers": [{"conv": {"filters": 8, "activation": "relu"}}, {"max_pool": 4}]},
@@ -81,6 +81,19 @@ def test_a_job_that_diverges_is_tried_at_a_lower_rate_and_then_fails_with_the_re
     warnings = [event["data"]["message"] for event in events if event["type"] == "warning"]
     assert len([text for text in warnings if "at 0.1 of the rate" in text]) == 1
     assert (job["status"], job["error"]["code"]) == ("failed", "diverged")
+
+
+def test_a_job_that_was_tried_at_a_lower_rate_can_be_reproduced(shared: Fovea) -> None:
+    shared.dataset(digits_zip(200), "digits")
+    wild = {"network": "classic", "image_size": 16, "epochs": 12, "batch_size": 8, "precision": "fp32"}
+    wild |= {"optimizer": {"name": "sgd", "lr": 0.4, "momentum": 0.9}, "schedule": {"name": "linear", "warmup": 0.5}}
+    job = shared.wait(shared.train("tamed", "digits", wild)["id"])
+    assert job["status"] == "succeeded", job
+    ((step, change),) = job["plan"]["changes"]
+    assert change == {"rate_scale": 0.1}
+    assert step > 0
+    again = shared.wait(shared.http.post(f"/v1/jobs/{job['id']}:reproduce").json()["id"])
+    assert (again["result"]["equal"], again["result"]["first_difference"]) == (True, None)
 
 
 def test_a_job_without_a_step_is_ended_with_the_reason(fovea: Fovea) -> None:

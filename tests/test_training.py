@@ -14,6 +14,7 @@ from workers.train_job import remedy
 from workers.training import calibration, evaluate, export
 from workers.training.augment import augment, draws, mix
 from workers.training.budget import Budget
+from workers.training.course import changed, planned
 from workers.training.data import Split
 from workers.training.loop import Diverged, EpochResult, Run, train, validate
 from workers.training.losses import focal
@@ -266,6 +267,7 @@ def test_what_ran_out_of_memory_is_tried_in_smaller_parts_down_to_two_pictures()
     error = torch.OutOfMemoryError("CUDA out of memory")
     assert remedy(error, {}, spec, 30)[0] == {"parts": 2}
     assert remedy(RuntimeError("DefaultCPUAllocator: can't allocate memory"), {"parts": 2}, spec, 30)[0] == {"parts": 4}
+    assert remedy(error, changed({"parts": 1}, 3, {"parts": 2}), spec, 30)[0] == {"parts": 4}
     for parts, pictures in ((4, 30), (2, 7)):
         with pytest.raises(torch.OutOfMemoryError):
             remedy(error, {"parts": parts}, spec, pictures)
@@ -290,7 +292,26 @@ def test_parts_of_one_picture_are_refused(batch: int, parts: int) -> None:
 def test_a_loss_that_is_no_number_is_tried_once_more_at_a_tenth_of_the_rate() -> None:
     assert remedy(Diverged(3), {}, make_spec(), 30)[0] == {"rate_scale": 0.1}
     with pytest.raises(Diverged):
-        remedy(Diverged(3), {"rate_scale": 0.1}, make_spec(), 30)
+        remedy(Diverged(3), changed({}, 2, {"rate_scale": 0.1}), make_spec(), 30)
+
+
+def test_a_plan_that_was_changed_at_a_checkpoint_is_the_course_that_was_taken() -> None:
+    spec = make_spec()
+    parts, rate = {"parts": 2}, {"rate_scale": 0.1}
+    plan = changed(changed(PLAN, 5, parts), 9, rate)
+    told = [(planned(plan, "parts", 1, step), planned(plan, "rate_scale", 1.0, step)) for step in (4, 5, 9)]
+    assert told == [(1, 1.0), (2, 1.0), (2, 0.1)]
+
+    state = interrupted(spec, make_run(spec), PLAN, 5)  # the first went further, and back to this checkpoint
+    for wanted, until in ((changed(PLAN, 0, parts), 9), (changed(changed(PLAN, 0, parts), 0, rate), None)):
+        run = make_run(spec)
+        run.plan = wanted
+        for progress in train(state, run):
+            if progress.step == until:
+                break
+    run = make_run(spec)
+    run.plan = plan
+    assert finish(start(spec, CLASSES, 1, "cpu", PLAN), run)[0] == weights_sha256(state.network.state_dict())
 
 
 @pytest.mark.parametrize("forgotten", ["seed", "step", "moments"])

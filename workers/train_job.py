@@ -22,6 +22,7 @@ from workers.pictures import Pictures, load_pictures
 from workers.recorder import Observer, Recorder
 from workers.training import compiling, export, precision
 from workers.training.budget import Budget
+from workers.training.course import changed, planned
 from workers.training.loop import Diverged, Run
 from workers.training.onnx import to_onnx
 from workers.training.state import TrainState, prepare, start, weights_sha256
@@ -62,8 +63,7 @@ def learn(context: Context, job: Job, observer: Observer | None = None) -> Learn
         except (Diverged, MemoryError, RuntimeError) as error:
             change, reason = remedy(error, plan, job.spec, len(pictures.rows["train"]))
         began = time.monotonic()  # what was spent before is in the checkpoint
-        plan = plan | change
-        _change_plan(context, plan, reason)
+        plan = _change_plan(context, job, plan, change, reason)
     plan = plan | {"revisions": state.counters.revisions, "last_step": state.counters.step}
     return Learned(pictures, state, plan, stop_reason)
 
@@ -140,10 +140,10 @@ def remedy(error: Exception, plan: dict[str, Any], spec: dict[str, Any], picture
     `pictures` are those to train on: a batch has no more.
     """
     if isinstance(error, Diverged):
-        if "rate_scale" in plan:
+        if planned(plan, "rate_scale", None) is not None:
             raise error
         return {"rate_scale": MILDER_RATE}, f"{error}; back to the last checkpoint, at {MILDER_RATE} of the rate"
-    parts = 2 * max(plan.get("parts", 1), spec["optimizer"]["accumulate"])
+    parts = 2 * max(planned(plan, "parts", 1), spec["optimizer"]["accumulate"])
     if not is_out_of_memory(error) or min(spec["batch_size"], pictures) < LEAST_PART * parts:
         raise error
     if torch.cuda.is_available():
@@ -157,13 +157,19 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text
 
 
-def _change_plan(context: Context, plan: dict[str, Any], reason: str) -> None:
+def _change_plan(
+    context: Context, job: Job, plan: dict[str, Any], change: dict[str, Any], reason: str
+) -> dict[str, Any]:
+    """The plan with the change, from the step of the last checkpoint on; kept with the job."""
     log.warning("%s", reason)
     with context.database.write() as session:
+        checkpoint = artifacts.last_checkpoint(session, job.id)
+        plan = changed(plan, checkpoint.step if checkpoint else 0, change)
         jobs.fenced(session, context.hold, plan=plan)
         jobs.record_event(session, context.hold.job_id, "warning", {"message": reason})
-        if "parts" in plan and (measured := measurements.known(session, plan["key"])):
-            measurements.keep(session, plan["key"], measured | {"parts": plan["parts"]})  # for the next job
+        if "parts" in change and (measured := measurements.known(session, plan["key"])):
+            measurements.keep(session, plan["key"], measured | change)  # for the next job
+    return plan
 
 
 def _plan(context: Context, job: Job, pictures: Pictures, device: str, threads: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from service.errors import InvalidValue
 from service.networks import side_while_growing, work_while_growing
 from workers.training import multilabel
 from workers.training.augment import augment, draws, mix, normalise
+from workers.training.course import planned
 from workers.training.data import Split, epoch_order
 from workers.training.losses import loss_of, plain, right
 from workers.training.optim import head_of, learning_rate
@@ -74,8 +75,7 @@ class Run:
         self.batch_size = min(spec["batch_size"], len(train))
         self.batches = len(train) // self.batch_size  # the incomplete last one is left out
         self.steps = self.batches * spec["epochs"]
-        self.parts = max(spec["optimizer"]["accumulate"], plan.get("parts", 1))  # of a batch, as even as can be
-        self.rate = spec["optimizer"]["lr"] * plan.get("rate_scale", 1.0)
+        self.plan = plan
         self.goal = goal
         self.score = "val/mean_average_precision" if train.labels.ndim == 2 else "val/accuracy"
         self.until: int | None = plan.get("until")  # a reproduction of a stopped run ends where that one did
@@ -89,7 +89,13 @@ class Run:
         return torch.autocast(kind, DTYPES.get(self.precision), enabled=self.precision != "fp32")
 
     def learning_rate(self, step: int, total: int) -> float:
-        return learning_rate(self.spec["schedule"], self.rate, step, total)
+        peak = self.spec["optimizer"]["lr"] * planned(self.plan, "rate_scale", 1.0, step)
+        return learning_rate(self.spec["schedule"], peak, step, total)
+
+    def parts(self, step: int) -> int:
+        """In how many a batch is taken."""
+        parts: int = max(self.spec["optimizer"]["accumulate"], planned(self.plan, "parts", 1, step))
+        return parts
 
     def side(self, done: float) -> int | None:
         """Side in pixels of the training pictures when this share of the steps is done; None for their full size."""
@@ -182,7 +188,7 @@ def _step(state: TrainState, run: Run, images: torch.Tensor, chosen: torch.Tenso
     seed_globally(run.seed, "dropout", counters.step)
     state.clear_gradients()
     told = torch.zeros(2, dtype=torch.float64, device=run.device)
-    for rows in torch.arange(len(chosen), device=run.device).tensor_split(run.parts):
+    for rows in torch.arange(len(chosen), device=run.device).tensor_split(run.parts(counters.step)):
         told += _backward(state, run, images, labels, rows, partners, share)
     _descend(state, run)
     return told
