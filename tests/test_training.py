@@ -445,7 +445,7 @@ def test_bins_and_thresholds_against_hand_made_numbers() -> None:
     assert (low["n"], low["accuracy"], low["confidence"]) == (2, 1.0, pytest.approx(0.575))
     assert (high["n"], high["accuracy"], high["confidence"]) == (2, 0.5, pytest.approx(0.97))
     assert low["from"] < 0.56 < 0.59 < low["to"]
-    assert evaluate.binned_error(sure, right) == pytest.approx((2 * 0.425 + 2 * 0.47) / 4)
+    assert calibration.error(sure[:, None], right[:, None]) == pytest.approx((2 * 0.425 + 2 * 0.47) / 4)
     assert calibration.reliability(sure[:0], right[:0]) == []
     rows = {row["threshold"]: row for row in evaluate.by_threshold(sure[:, None], right[:, None], 4)}
     assert (rows[0.0]["precision"], rows[0.0]["recall"], rows[0.0]["answered"]) == (0.75, 0.75, 1.0)
