@@ -18,7 +18,7 @@ export function trialsCard(search, signal) {
   let trials = [];
   let best = null;
   let seen = null;
-  const list = table("Trials", columns(Object.keys(space), () => best, figure, loss), trials);
+  const list = table("Trials", columns(Object.keys(space), () => best, figure, metric), trials);
 
   async function refresh(job) {
     const now = JSON.stringify([job.progress, job.status]);
