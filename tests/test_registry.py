@@ -174,8 +174,8 @@ def test_a_gate_keeps_out_what_is_significantly_worse(service: Fovea) -> None:
     assert versions_named(service, "flowers@gated") == [1]
     assert put(service, "gated", 3, "*", gate=gate).status_code == 200
     assert put(service, "gated", 2, "*", gate={**gate, "alpha": 0.001}).status_code == 200
-    check(put(service, "fresh", 1, gate={"not_worse_than": "fresh"}), 404, "alias_not_found")
-    check(put(service, "fresh", 1, gate={"not_worse_than": "others"}), 404, "alias_not_found")
+    check(put(service, "fresh", 1, gate={"not_worse_than": "fresh"}), 422, "alias_not_found")
+    check(put(service, "fresh", 1, gate={"not_worse_than": "others"}), 422, "alias_not_found")
     check(put(service, "fresh", 1, gate={"not_worse_than": "others:1"}), 409, "different_test_pictures")
 
 
