@@ -15,7 +15,7 @@ class Conv2d(nn.Conv2d):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(N, I, n, n) -> (N, O, m, m)."""
         padding = self.padding[0]
-        if not isinstance(padding, int) or not self._has_one_place(input, padding):
+        if not isinstance(padding, int) or padding >= self.kernel_size[0] or not self._has_one_place(input, padding):
             return super().forward(input)
         side, kernel = input.shape[2], self.kernel_size[0]
         end = min(kernel, padding + side)
