@@ -137,8 +137,8 @@ def test_the_command_line_takes_the_name_from_the_card(
     assert "bundle_invalid" in refused.stderr
     for words in (("models", "import"), ("datasets", "push", "--name", "never")):
         missing = run(shared, *words, str(tmp_path / "nowhere.zip"))
-        assert (missing.returncode, missing.stderr.count("\n")) == (1, 1)
-        assert missing.stderr.startswith("fovea: no_such_file: ")
+        assert missing.returncode == 2
+        assert "exist" in missing.stderr
 
 
 def test_a_repeated_request_makes_one_job(shared: Fovea, bundles: dict[str, bytes]) -> None:

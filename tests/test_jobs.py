@@ -11,11 +11,11 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import select, text
 
 from service import artifacts, jobs
-from service.db import Base, Database
+from service.db import Base, Database, engine
 from service.db.engine import check_sqlite
 from service.db.migrate import is_current, upgrade
 from service.db.tables import Blob, Checkpoint, Chunk, Event, Job
-from service.errors import Conflict, InternalError
+from service.errors import Conflict, InternalError, Overloaded
 from service.jobs import Hold, LeaseLost
 from service.processes import identity, is_gone
 from service.settings import Settings
@@ -123,6 +123,20 @@ def test_progress_forgives_earlier_deaths_and_letting_go_is_none(database: Datab
         hold = claim(database)
         with database.write() as session:
             assert jobs.release(session, hold, "shutdown").status == "interrupted"
+
+
+def test_who_does_not_get_the_writers_lock_in_time_is_told_to_try_again(
+    monkeypatch: pytest.MonkeyPatch, database: Database
+) -> None:
+    monkeypatch.setattr(engine, "BUSY_TIMEOUT_SECONDS", 0.1)
+    other = Database(database.url)
+    with database.write() as session:
+        jobs.submit(session, "train", spec={})
+        with pytest.raises(Overloaded) as caught:
+            submit(other)
+    assert caught.value.code == "database_busy"
+    submit(other)
+    other.dispose()
 
 
 def test_no_two_workers_claim_the_same_job(database: Database) -> None:

@@ -15,6 +15,7 @@ from rich.table import Table
 from service.client import Fovea, FoveaError
 from service.settings import Settings
 
+Existing = Annotated[Path, typer.Argument(exists=True)]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 out = Console(soft_wrap=True, markup=False, highlight=False)  # a class may be called [red]
 
@@ -27,13 +28,6 @@ def connect() -> Fovea:
     if key is None and os.access(settings.admin_key_file, os.R_OK):
         key = settings.admin_key_file.read_text().strip()
     return Fovea(url, key)
-
-
-def present(path: Path) -> Path:
-    """The path itself. Raises FoveaError when nothing is there."""
-    if not path.exists():
-        raise FoveaError(0, {"code": "no_such_file", "detail": f"there is no {path}"})
-    return path
 
 
 def show(answer: Any, as_json: bool, columns: tuple[str, ...] = ()) -> None:

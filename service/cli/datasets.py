@@ -9,16 +9,15 @@ import typer
 from rich.progress import TransferSpeedColumn
 
 from service.cli.changes import read_changes, write_changes
-from service.cli.console import AsJson, bar, connect, finished, out, present, show
+from service.cli.console import AsJson, Existing, bar, connect, finished, out, show
 from service.client import Fovea, FoveaError
 
 datasets = typer.Typer(no_args_is_help=True, help="Upload and list labelled pictures.")
 
 
 @datasets.command("push")
-def push(source: Path, name: Annotated[str, typer.Option()], as_json: AsJson = False) -> None:
+def push(source: Existing, name: Annotated[str, typer.Option()], as_json: AsJson = False) -> None:
     """Upload a folder or zip of labelled pictures and wait for its import."""
-    present(source)
     with connect() as fovea, bar("uploading", TransferSpeedColumn()) as (advance, label):
         pushed = fovea.push_dataset(source, name, advance)
         label("importing")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli.console import AsJson, bar, connect, ended, finished, out, present, show
+from service.cli.console import AsJson, Existing, bar, connect, ended, finished, out, show
 from service.client import FoveaError
 
 models = typer.Typer(no_args_is_help=True, help="What was trained, and how good it is.")
@@ -30,16 +30,21 @@ def classify(
         answer = fovea.classify(ref, *files, top_k=top_k, **more)
     if as_json:
         show(answer, as_json=True)
-        return
-    for file, result in zip(files, answer["results"], strict=True):
+    else:
+        _say(files, answer["results"])
+    if any(result["error"] for result in answer["results"]):
+        raise typer.Exit(1)
+
+
+def _say(files: list[Path], results: list[dict[str, Any]]) -> None:
+    """A line for each picture."""
+    for file, result in zip(files, results, strict=True):
         said = "  ".join(f"{one['label']} {one['probability']:.3f}" for one in result["predictions"])
         if said and "threshold" in result["predictions"][0]:
             said = f"[{', '.join(result['labels']) or 'none'}]  {said}"
         said += f"  one of {', '.join(result['prediction_set'])}" if result.get("prediction_set") else ""
         said += "  (unlike the training pictures)" if result.get("decision") == "abstain" else ""
         out.print(f"{file}: {said or result['error']['message']}")
-    if any(result["error"] for result in answer["results"]):
-        raise typer.Exit(1)
 
 
 @models.command("ls")
@@ -133,12 +138,11 @@ def quantise(
 
 @models.command("import")
 def import_bundle(
-    path: Path,
+    path: Existing,
     name: Annotated[str | None, typer.Option(help="of the model; left out, the one in the bundle's card")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Register a bundle that any Fovea made as a model version, once it answers its golden pictures."""
-    present(path)
     with connect() as fovea:
         job = fovea.wait(fovea.import_bundle(name or _name_in(path), path)["id"])
     if job["status"] != "succeeded":

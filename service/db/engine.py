@@ -23,9 +23,10 @@ from sqlalchemy.orm import Session, sessionmaker
 from service.errors import InternalError, Overloaded
 
 BUSY_TIMEOUT_SECONDS = 10.0
-BUSY = ("locked", "busy", "lock timeout")
+BUSY = ("locked", "busy")  # in what SQLite says
+LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's code for a lock that was not had in time
 WRITER = 0x466F766561  # the advisory lock of PostgreSQL that the one writer holds: "Fovea"
-CONNECTIONS = 50  # most of a process: a thread for each of the framework's 40, and those of our own
+POOLED, CONNECTIONS = 5, 50  # kept, and most of a process: one for each of the framework's 40 threads and for ours
 FIXED_SQLITE = (3, 51, 3)
 
 
@@ -58,7 +59,7 @@ class Database:
             with (self._write if durable else self._write_soon).begin() as session:
                 yield session
         except OperationalError as error:
-            if any(word in str(error.orig) for word in BUSY):
+            if _is_busy(error.orig):
                 raise Overloaded("database_busy", "another writer holds the database", hint="try again") from error
             raise
 
@@ -102,6 +103,10 @@ class Database:
                 self._watching = None
 
 
+def _is_busy(error: object) -> bool:
+    return getattr(error, "sqlstate", None) == LOCK_NOT_AVAILABLE or any(word in str(error) for word in BUSY)
+
+
 def check_sqlite(version: tuple[int, ...]) -> None:
     """Raises InternalError for a SQLite whose write-ahead log can corrupt itself."""
     if version < FIXED_SQLITE:
@@ -134,7 +139,10 @@ def _sqlite(url: str) -> Engine:
 
 
 def _postgresql(url: str) -> Engine:
-    engine = create_engine(url, pool_pre_ping=True, max_overflow=CONNECTIONS - 5, isolation_level="READ COMMITTED")
+    more = CONNECTIONS - POOLED
+    engine = create_engine(
+        url, pool_pre_ping=True, pool_size=POOLED, max_overflow=more, isolation_level="READ COMMITTED"
+    )
 
     @event.listens_for(engine, "begin")
     def begin(connection: Any) -> None:
