@@ -18,7 +18,7 @@ from PIL import Image
 from service import artifacts, jobs
 from service.db import Database
 from service.db.migrate import upgrade
-from service.inference.choice import pace, runs_here
+from service.inference.choice import OTHERS, pace, runs_here
 from service.inference.onnx_program import pack
 from service.inference.programs import Backend
 from workers import engines
@@ -40,7 +40,7 @@ def program(network: str, size: int) -> bytes:
 
 def timed(packed: bytes, size: int) -> list[tuple[Backend, dict[str, float]]]:
     """Every engine of this machine and its milliseconds, as a certificate has them, the fastest first."""
-    rows = [(backend, _milliseconds(packed, backend, size)) for backend in engines.OTHERS if runs_here(backend)]
+    rows = [(backend, _milliseconds(packed, backend, size)) for backend in OTHERS if runs_here(backend)]
     return sorted(rows, key=lambda row: pace(row[1]))
 
 

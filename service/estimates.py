@@ -1,59 +1,113 @@
 """How long a training will take on this machine, how much memory and disk; and how good such estimates have been.
 
-The middle comes from the operations that the spec needs and the rate that this machine has reached, the interval from
-how far earlier estimates were from the truth: the quantiles of truth over estimate, as in split conformal prediction.
+A job is told in parts: until its first step, its steps, what follows the last. Each part is a plain formula times what
+earlier jobs took of it over that formula (`history`), the whole the sum over all their combinations, and so its p10,
+p50 and p90. The finished job is held against them and teaches the next.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service import measurements
-from service.auto import GFLOPS, DatasetFacts
+from service import history
+from service.auto import GFLOPS
 from service.cost import Cost, operations
-from service.db.tables import Job
+from service.datasets import versions
+from service.db.tables import DatasetVersion, Job
+from service.ending import ending
+from service.history import BUDGET, END, GOAL, MEMORY, PACE, QUICK_END, SHARE, START, Part
+from service.inference.choice import wanted
+from service.settings import Settings
 from service.spec import TrainSpec
 
-RATIOS = "estimate_ratios"  # of the truth to the estimate's middle, newest last
-KEPT = 50
-ENOUGH = 8  # ratios below which the interval is a guess
-GUESS = (0.5, 1.0, 2.5)
-START_SECONDS = 4.0  # pictures, measuring precision, export, evaluation
+START_SECONDS = 4.0  # pixels mapped, weights made, precision measured
+DECODED_EACH = 1e-3  # seconds, of a picture that is not there yet in the size wanted
+STEP_SECONDS = 4e-3  # of a step, beside its operations
+PROCESS_BYTES = 2**30  # of a training process, beside the tensors of a step
+TRUE_SECONDS = 1.0  # of training, below which a pace is mostly that of the first steps
+QUANTILES = (0.1, 0.5, 0.9)
+CAUTIOUS = 6  # of the nine values of a ratio: a budget is rather not used up than broken
 INSIDE = 0.8  # of the jobs should end between p10 and p90
+JUDGED = ("completed", "early_stopped", "goal_reached", "budget_exhausted")
+
+
+@dataclass(frozen=True)
+class Took:
+    """What a training that ran in one go took, in seconds."""
+
+    start: float  # from the claim to the first step
+    training: float  # from there to the end of the last
+    steps: int
+    whole: float  # from the claim to the end
+    peak_bytes: int  # of the process
 
 
 def estimate(
-    session: Session, spec: dict[str, Any], needed: Cost, facts: DatasetFacts, budget_seconds: float | None
+    session: Session,
+    spec: dict[str, Any],
+    needed: Cost,
+    version: DatasetVersion,
+    settings: Settings,
+    *,
+    budget: dict[str, float] | None = None,
+    goal: bool = False,
 ) -> dict[str, Any]:
-    """`{"seconds": {"p10", "p50", "p90"}, "memory_bytes", "disk_bytes", "based_on"}` of a resolved spec."""
-    rate = measurements.gflops(session, spec["network"])
-    work = operations(TrainSpec.model_validate(spec), facts.classes) * facts.train_count * spec["epochs"]
-    middle = START_SECONDS + work / ((rate or GFLOPS) * 1e9)
-    ratios = (measurements.known(session, RATIOS) or {"ratios": []})["ratios"]
-    low, mean, high = np.quantile(ratios, (0.05, 0.5, 0.95)) if len(ratios) >= ENOUGH else GUESS
-    most = budget_seconds or float("inf")
-    seconds = {"p10": middle * low, "p50": middle * mean, "p90": middle * high}
+    """Of a job with a resolved spec: seconds (p10, p50, p90), bytes of memory and disk, and what that is based on.
+
+    `formula` has the parts before any history, in seconds and bytes: what `close` holds the truth against.
+    """
+    formula = _formula(spec, needed, version, settings, budget)
+    start = formula["start"] * history.ratios(session, START, spec)
+    pace = history.ratios(session, PACE, spec)
+    training = _every(formula["training"] * pace, _share(session, spec, goal=goal), np.multiply)
+    end = formula["end"] * history.ratios(session, _end(settings, budget), spec)
+    total = _every(_every(start, end), training)
+    if budget is not None:
+        most = _every(total, budget["seconds"] * history.ratios(session, BUDGET, spec), np.minimum)
+        total = np.maximum(most, float(np.median(start) + np.median(end)))
+    low, middle, high = np.quantile(total, QUANTILES)
+    known = history.is_known(session, PACE, spec)
     return {
-        "seconds": {name: round(min(value, most), 1) for name, value in seconds.items()},
-        "middle": round(middle, 1),
-        "memory_bytes": needed.memory_bytes,
-        "disk_bytes": 2 * 12 * needed.parameters + 3 * spec["image_size"] ** 2 * facts.train_count,
-        "based_on": "earlier jobs of this machine" if rate else "a guess: this machine has trained nothing yet",
+        "seconds": {name: round(float(value), 1) for name, value in (("p10", low), ("p50", middle), ("p90", high))},
+        "parts": {
+            name: round(float(np.median(part)), 1)
+            for name, part in (("start", start), ("training", training), ("end", end))
+        },
+        "formula": formula,
+        "memory_bytes": int(formula["memory"] * history.ratios(session, MEMORY, spec)[-1]),
+        "disk_bytes": 2 * 12 * needed.parameters + 3 * spec["image_size"] ** 2 * version.splits.get("train", 0),
+        "based_on": "earlier jobs of this machine" if known else "a guess: this machine has trained nothing yet",
     }
 
 
-def close(session: Session, job: Job, seconds: float) -> None:
-    """Compares the estimate of a job that ran to its end in one attempt with the truth, and learns from it."""
-    if job.estimate is None:
+def end_ratio(session: Session, spec: dict[str, Any], settings: Settings, budget: dict[str, float] | None) -> float:
+    """By what `ending` is to be multiplied for this network: seven of ten earlier jobs took less."""
+    return float(history.ratios(session, _end(settings, budget), spec)[CAUTIOUS])
+
+
+def gflops(session: Session) -> float:
+    """Billions of operations a second that training is thought to reach here, whatever the network."""
+    return GFLOPS / history.median(session, PACE)
+
+
+def close(session: Session, job: Job, took: Took, settings: Settings) -> None:
+    """Holds the estimate of a job that ran in one go against the truth, and learns from it."""
+    if job.estimate is None or "formula" not in job.estimate:  # a search, or a job posted to an older Fovea
         return
     told = job.estimate["seconds"]
-    inside = told["p10"] <= seconds <= told["p90"]
-    job.estimate = {**job.estimate, "actual_seconds": round(seconds, 1), "inside": inside}
-    if job.budget is None:
-        ratios = (measurements.known(session, RATIOS) or {"ratios": []})["ratios"]
-        measurements.keep(session, RATIOS, {"ratios": [*ratios, seconds / job.estimate["middle"]][-KEPT:]})
+    judged = {"inside": told["p10"] <= took.whole <= told["p90"]} if job.stop_reason in JUDGED else {}
+    job.estimate = {
+        **job.estimate,
+        "actual_seconds": round(took.whole, 1),
+        "actual_memory_bytes": took.peak_bytes,
+        **judged,
+    }
+    for part, ratio in _taught(job, took, settings):
+        history.learn(session, part, job.spec, ratio)
 
 
 def calibration(session: Session) -> dict[str, Any]:
@@ -62,3 +116,61 @@ def calibration(session: Session) -> dict[str, Any]:
     verdicts = [row["inside"] for row in rows if row and "inside" in row]
     share = sum(verdicts) / len(verdicts) if verdicts else None
     return {"jobs": len(verdicts), "inside": sum(verdicts), "share": share, "intended": INSIDE}
+
+
+def _formula(
+    spec: dict[str, Any], needed: Cost, version: DatasetVersion, settings: Settings, budget: dict[str, float] | None
+) -> dict[str, float]:
+    """The parts of a job before any history: seconds, and bytes of memory."""
+    train, decoded = version.splits.get("train", 0), versions.cache_path(settings, version.id, spec["image_size"])
+    batch = max(min(spec["batch_size"], train), 1)
+    steps = train // batch * spec["epochs"]
+    work = operations(TrainSpec.model_validate(spec), len(version.classes)) * batch * steps
+    training = work / (GFLOPS * 1e9) + steps * STEP_SECONDS
+    decoding = 0.0 if decoded.exists() else DECODED_EACH * sum(version.splits.values())
+    end = ending(spec, needed.parameters, version.splits, settings, budget)
+    return {
+        "start": START_SECONDS + decoding,
+        "training": training,
+        "steps": steps,
+        "end": end.after(training / max(steps * batch, 1)),
+        "memory": PROCESS_BYTES + needed.memory_bytes,
+    }
+
+
+def _share(session: Session, spec: dict[str, Any], *, goal: bool) -> NDArray[np.float64]:
+    """Of the planned steps, how many will be taken."""
+    ending_early = _early(spec, goal=goal)
+    return np.ones(1) if ending_early is None else np.minimum(history.ratios(session, ending_early, spec), 1.0)
+
+
+def _early(spec: dict[str, Any], *, goal: bool) -> Part | None:
+    return GOAL if goal else SHARE if spec["early_stopping"] else None
+
+
+def _end(settings: Settings, budget: dict[str, float] | None) -> Part:
+    return END if wanted(settings, budget) else QUICK_END
+
+
+def _taught(job: Job, took: Took, settings: Settings) -> list[tuple[Part, float]]:
+    """What a finished job says of each part, over its formula."""
+    assert job.estimate is not None
+    formula, early = job.estimate["formula"], _early(job.spec, goal=job.goal is not None)
+    found = [
+        (START, took.start / formula["start"]),
+        (_end(settings, job.budget), max(took.whole - took.start - took.training, 0.1) / formula["end"]),
+        (MEMORY, took.peak_bytes / formula["memory"]),
+    ]
+    if took.training >= TRUE_SECONDS and took.steps:
+        found.append((PACE, took.training / took.steps / (formula["training"] / formula["steps"])))
+    if early is not None and job.stop_reason in ("completed", "early_stopped", "goal_reached"):
+        found.append((early, took.steps / formula["steps"]))
+    if job.budget is not None and job.stop_reason == "budget_exhausted":
+        found.append((BUDGET, took.whole / job.budget["seconds"]))
+    return found
+
+
+def _every(one: NDArray[np.float64], other: NDArray[np.float64], what: np.ufunc = np.add) -> NDArray[np.float64]:
+    """`what` of each value of the one with each of the other."""
+    combined: NDArray[np.float64] = what.outer(one, other).ravel()
+    return combined

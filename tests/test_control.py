@@ -60,6 +60,18 @@ def test_a_budget_is_kept_with_the_schedule_compressed_and_the_run_can_be_reprod
     assert colours.http.post(f"/v1/jobs/{again['id']}:reproduce").status_code == 409
 
 
+def test_a_budget_that_is_too_short_says_so_before_and_while_it_runs(colours: Fovea) -> None:
+    large = {"network": "resnet18", "image_size": 64, "epochs": 8, "batch_size": 8, "precision": "fp32"}
+    job = colours.train("hurried", "colours", large, budget={"seconds": 5})
+    assert job["estimate"]["seconds"]["p50"] > 5
+    job = colours.wait(job["id"])
+    assert (job["status"], job["stop_reason"]) == ("succeeded", "budget_exhausted")
+    events = colours.http.get(f"/v1/jobs/{job['id']}/events", params={"limit": 1000}).json()["data"]
+    (warning,) = [event["data"]["message"] for event in events if event["type"] == "warning"]
+    assert "budget of 5 s is too short" in warning
+    assert {"actual_seconds", "actual_memory_bytes", "inside"} <= job["estimate"].keys()
+
+
 def test_a_reproduction_that_differs_says_where(colours: Fovea) -> None:
     job = colours.wait(colours.train("record", "colours", SPEC)["id"])
     with colours.database() as database, database.write() as session:  # a record of something that never happened

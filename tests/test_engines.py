@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from service.ending import ENGINE_SECONDS, EXPORT_SECONDS, seconds_at_end
 from service.inference import choice, onnx_program, torch_program
 from service.inference.programs import TORCH, Backend, Outputs, Program, Stored, load, parse
 from service.settings import Settings
@@ -15,7 +16,6 @@ from tests.conftest import Fovea, digits_zip, fovea_in, png
 from tests.test_main_job import http_equals_evaluation
 from workers import engines
 from workers.training import export
-from workers.training.budget import ENGINE_SECONDS, EXPORT_SECONDS
 from workers.training.networks import build
 from workers.training.onnx import to_onnx, without
 
@@ -137,14 +137,13 @@ def test_the_next_certified_engine_serves_where_the_chosen_one_cannot(
 
 def test_a_short_budget_has_no_time_for_a_choice_and_a_longer_one_counts_it_in(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path, device="cpu")
-    assert engines.to_try(settings, {"seconds": 20}) == []
-    assert engines.seconds_at_end(settings, {"seconds": 20}) == EXPORT_SECONDS
-    assert engines.seconds_at_end(settings, {"seconds": 60}) == EXPORT_SECONDS + ENGINE_SECONDS
-    assert engines.seconds_at_end(Settings(data=tmp_path, engine="torch"), None) == EXPORT_SECONDS
-    assert {one.name for one in engines.to_try(Settings(data=tmp_path, device="cpu", engine="openvino"))} == {
-        "openvino"
-    }
-    assert engines.to_try(Settings(data=tmp_path, device="cuda")) == []
+    assert choice.candidates(settings, {"seconds": 20}) == []
+    assert seconds_at_end(settings, {"seconds": 20}) == EXPORT_SECONDS
+    assert seconds_at_end(settings, {"seconds": 60}) == EXPORT_SECONDS + ENGINE_SECONDS
+    assert seconds_at_end(Settings(data=tmp_path, engine="torch"), None) == EXPORT_SECONDS
+    only = choice.candidates(Settings(data=tmp_path, device="cpu", engine="openvino"))
+    assert {one.name for one in only} == {"openvino"}
+    assert choice.candidates(Settings(data=tmp_path, device="cuda")) == []
 
 
 @pytest.mark.parametrize("engine", ["auto", "onnxruntime", "openvino"])

@@ -13,7 +13,7 @@ from service.spec import TrainSpec
 from workers.train_job import remedy
 from workers.training import calibration, evaluate, export
 from workers.training.augment import augment, draws, mix
-from workers.training.budget import Budget
+from workers.training.budget import total_steps
 from workers.training.course import changed, planned
 from workers.training.data import Split
 from workers.training.loop import Diverged, EpochResult, Run, train, validate
@@ -254,12 +254,11 @@ def test_a_run_with_a_budget_is_repeated_from_its_record() -> None:
 
 
 def test_a_budget_plans_the_steps_that_fit_and_changes_little_of_a_good_plan() -> None:
-    budget = Budget(seconds=100, batch_size=10, pictures_at_end=100)
-    fitting = budget.total(step=50, planned=1000, wanted=1000, used=10, step_seconds=0.2)
-    assert fitting == 50 + int((100 - 10 - 3 - 100 / 10 * 0.2 * 0.4) / 0.2)
-    assert budget.total(50, fitting + 3, 1000, 10, 0.2) == fitting + 3
-    assert budget.total(50, 200, 200, 10, 0.2) == 200
-    assert budget.total(50, 1000, 1000, 200, 0.2) == 51  # it is over: one more step, with the rate run down
+    fitting = total_steps(step=50, planned=1000, wanted=1000, left=60, step_seconds=0.2)
+    assert fitting == 50 + 300
+    assert total_steps(50, fitting + 3, 1000, 60, 0.2) == fitting + 3
+    assert total_steps(50, 200, 200, 60, 0.2) == 200
+    assert total_steps(50, 1000, 1000, -9, 0.2) == 51  # it is over: one more step, with the rate run down
 
 
 def test_what_ran_out_of_memory_is_tried_in_smaller_parts_down_to_two_pictures() -> None:

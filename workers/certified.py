@@ -16,6 +16,7 @@ import torch
 from service.db.tables import Job
 from service.errors import InternalError
 from service.inference import onnx_program, torch_program
+from service.inference.choice import candidates
 from service.inference.programs import TORCH, Outputs
 from workers import engines
 from workers.context import Context
@@ -87,9 +88,9 @@ def _other_forms(
     context: Context, job: Job, whole: export.Served, program: bytes
 ) -> tuple[dict[str, bytes], str | None]:
     """The program as other engines take it, if any is to be tried, or why not."""
-    if not engines.to_try(context.settings):
+    if not candidates(context.settings):
         return {}, "the settings say so, or there is a graphics card, or no other engine is installed"
-    if not engines.to_try(context.settings, job.budget):
+    if not candidates(context.settings, job.budget):
         return {}, "the budget is too short to measure other engines"
     try:
         model = without(to_onnx(program), "strangeness")
@@ -106,7 +107,7 @@ def _others(context: Context, forms: dict[str, bytes], pictures: Pictures, rows:
     packed = pictures.packed
     assert isinstance(packed, np.memmap)
     with tempfile.TemporaryDirectory() as folder:
-        for backend in engines.to_try(context.settings) if forms else ():
+        for backend in candidates(context.settings) if forms else ():
             context.let_go()
             path = Path(folder) / backend.kind
             path.write_bytes(forms[backend.kind])

@@ -18,17 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.comparison import mcnemar
-from service.inference.choice import on_gpu, pace, runs_here
+from service.inference.choice import pace
 from service.inference.programs import Backend, Outputs, Program, parse
 from service.inference.score import probabilities, sigmoids
-from service.settings import Settings
 from workers import engine_run
-from workers.training.budget import ENGINE_SECONDS, EXPORT_SECONDS, may_measure_engines
 from workers.training.export import TOLERANCE, certify
 
 log = logging.getLogger("fovea.job")
 
-OTHERS = (Backend("openvino", "bf16"), Backend("openvino"), Backend("onnxruntime"))
 AGREEMENT = 0.99  # of the answers, for less precision than fp32
 ALPHA = 0.05  # worse with a p-value below it is significantly worse
 GAIN = 0.9  # of the time of the best of fp32 is what less precision may take at most
@@ -65,18 +62,6 @@ class Answered:
 
 class TrialFailed(Exception):
     """The engine's process did not come to its end; the message is for people."""
-
-
-def to_try(settings: Settings, budget: dict[str, float] | None = None) -> list[Backend]:
-    """The engines beside torch that this machine has, that may be chosen, and for which a job has the time."""
-    if settings.engine == "torch" or on_gpu(settings.device) or not may_measure_engines(budget):
-        return []
-    return [one for one in OTHERS if settings.engine in ("auto", one.name) and runs_here(one)]
-
-
-def seconds_at_end(settings: Settings, budget: dict[str, float] | None) -> float:
-    """Of a job once its network has learned, beside the passes over pictures."""
-    return EXPORT_SECONDS + (ENGINE_SECONDS if to_try(settings, budget) else 0.0)
 
 
 def here(program: Program, outputs: Outputs, packed: NDArray[np.uint8], rows: NDArray[np.int64]) -> Answered:

@@ -1,22 +1,20 @@
 """From a finished training to a model version: exported, certified, evaluated, registered with its whole record."""
 
+import resource
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from sqlalchemy import select
 
 import service
-from service import artifacts, comparison, estimates, jobs, measurements
-from service.cost import operations
-from service.db.tables import DatasetVersion, Job, Metric
+from service import artifacts, comparison, estimates, jobs
+from service.db.tables import DatasetVersion, Job
 from service.ids import now, rfc3339
 from service.images import RESIZE
-from service.spec import TrainSpec
 from workers.certified import certified
 from workers.context import Context
 from workers.pictures import Pictures
+from workers.recorder import Timing
 from workers.training import evaluate, export, multilabel
 from workers.training.state import TrainState, network_of, weights_sha256
 
@@ -29,6 +27,7 @@ class Learned:
     state: TrainState
     plan: dict[str, Any]
     stop_reason: str
+    timing: Timing | None = None  # of one that ran in one go
 
 
 def take_best(context: Context, job: Job, state: TrainState) -> None:
@@ -84,27 +83,21 @@ def register(context: Context, job: Job, made: Made, learned: Learned, **more: A
             answers=made.answers,
             engines=engines,
         )
-        row = jobs.get(session, job.id)
-        if row.attempt == 1 and learned.stop_reason == "completed":
-            estimates.close(session, row, now() - (row.started_at or now()))
-        if job.type == "train" and (rate := _gflops(context, job, len(made.card["classes"]))) is not None:
-            measurements.trained_at(session, rate, job.spec["network"])
         result = {
             "model": job.model,
             "version": version.number,
             "weights_sha256": made.card["weights_sha256"],
             "metrics": made.card["metrics"],
         }
-        jobs.succeed(session, context.hold, result | more, learned.stop_reason)
+        row = jobs.succeed(session, context.hold, result | more, learned.stop_reason)
+        if learned.timing is not None:
+            estimates.close(session, row, _took(row, learned.timing), context.settings)
 
 
-def _gflops(context: Context, job: Job, classes: int) -> float | None:
-    """What training reached: operations of a step over its seconds, by the mean of the epochs' speeds."""
-    with context.database.read() as session:
-        mine = select(Metric.value).where(Metric.job_id == job.id, Metric.name == "images_per_second")
-        speeds = session.scalars(mine).all()
-    each = operations(TrainSpec.model_validate(job.spec), classes)
-    return each * float(np.mean(speeds)) / 1e9 if speeds else None
+def _took(row: Job, timing: Timing) -> estimates.Took:
+    whole = now() - (row.started_at or now())
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux tells KiB
+    return estimates.Took(timing.start, timing.training, timing.steps, whole, peak_bytes)
 
 
 def _card(

@@ -16,16 +16,19 @@ from sqlalchemy.orm import Session
 
 from service import artifacts, jobs
 from service.db.tables import Metric
+from service.ending import Ending
 from service.ids import now
 from workers.context import Context, Interrupted
-from workers.training.budget import Budget
+from workers.speed import WRITE_SHARE, Speed
+from workers.training.budget import total_steps
 from workers.training.loop import Diverged, EpochResult, Run, StepProgress, train
 from workers.training.state import TrainState
 
 log = logging.getLogger("fovea.job")
 
-WRITE_SHARE = 0.02
 PROGRESS_SECONDS = 1.0
+PARAMETER_BYTES = 12  # in a checkpoint: weight and two moments
+WRITTEN_EACH_SECOND = 50e6  # bytes, until a checkpoint was written
 
 
 class Observer:
@@ -38,31 +41,53 @@ class Observer:
         """Called in each transaction that writes progress."""
 
 
+@dataclass(frozen=True)
+class Timing:
+    """What a training took, in seconds."""
+
+    start: float  # from the beginning of the attempt to the first step
+    training: float  # from there to the end of the last
+    steps: int
+
+
 @dataclass
 class Recorder:
     context: Context
     state: TrainState
+    run: Run
     began: float  # time.monotonic() when this attempt began
-    budget: Budget | None = None
+    ending: Ending  # what is to follow the last step
+    budget_seconds: float | None = None  # for the whole job
     observer: Observer = field(default_factory=Observer)
     pending: list[EpochResult] = field(default_factory=list)  # epochs whose metrics are not written yet
     best_pending: bytes | None = None  # the best of them, when it is no longer the state
     started: float = field(default_factory=time.monotonic)
+    trained: float = 0.0  # seconds from there to the end of the last step
     written_at: float = field(default_factory=time.monotonic)
     told_at: float = field(default_factory=time.monotonic)
     writing_seconds: float = 0.0
-    last_seconds: float = 0.0  # that the last checkpoint took
+    last_seconds: float = 0.0  # that the last checkpoint took, or the first is thought to take
 
     def __post_init__(self) -> None:
         self._first_step = self.state.counters.step
         self._used_before = self.state.counters.seconds
-        self._warm: tuple[float, int] | None = None  # when, and after which step, the speed began to be measured
+        self._speed = Speed(self.run)
+        if self.budget_seconds is not None:  # which a first checkpoint must not break
+            parameters = sum(parameter.numel() for parameter in self.state.learned)
+            self.last_seconds = PARAMETER_BYTES * parameters / WRITTEN_EACH_SECOND
 
-    def follow(self, run: Run) -> str:
+    @property
+    def timing(self) -> Timing:
+        """Of a training that has ended."""
+        return Timing(self.started - self.began, self.trained, self.state.counters.step - self._first_step)
+
+    def follow(self) -> str:
         """Trains until the end or until asked to stop; the reason. Raises Interrupted."""
-        for progress in train(self.state, run):
-            self._keep_to_budget(progress, run)
-            asked = self.context.asked() or ("stop" if progress.step == run.until else None)
+        for progress in train(self.state, self.run):
+            self.trained = time.monotonic() - self.started
+            self._speed.see(progress)
+            self._keep_to_budget(progress)
+            asked = self.context.asked() or ("stop" if progress.step == self.run.until else None)
             ended = progress.step == self.state.counters.total
             if isinstance(progress, EpochResult):
                 if not ended:
@@ -76,30 +101,20 @@ class Recorder:
                 raise Interrupted(asked)
             if asked == "stop":
                 return "stopped"
-        trained = time.monotonic() - self.started
-        log.info("trained for %.2f s, of which checkpoints took %.2f s", trained, self.writing_seconds)
-        shortened = self.state.counters.total < run.steps
+        log.info("trained for %.2f s; checkpoints took %.2f s", self.trained, self.writing_seconds)
+        shortened = self.state.counters.total < self.run.steps
         return self.state.counters.ended or ("budget_exhausted" if shortened else "completed")
 
-    def _keep_to_budget(self, progress: StepProgress, run: Run) -> None:
+    def _keep_to_budget(self, progress: StepProgress) -> None:
         counters = self.state.counters
         counters.seconds = self._used_before + time.monotonic() - self.began
-        if self.budget is None or counters.step == counters.total:
+        pace = self._speed.step_seconds(progress)
+        if self.budget_seconds is None or counters.step == counters.total or pace is None:
             return
-        if self._warm is None:  # the first steps of a process are slow, and would leave room for a handful
-            self._warm = time.monotonic(), progress.step
-            return
-        began, first = self._warm
-        speed = max(time.monotonic() - began, 1e-9) / (progress.step - first)
-        speed *= run.work(progress.step, progress.steps, progress.steps) / run.work(
-            first, progress.step, progress.steps
-        )
-        total = self.budget.total(progress.step, counters.total, run.steps, counters.seconds, speed)
+        left = self.budget_seconds - counters.seconds - self.ending.after(pace / self.run.batch_size)
+        total = total_steps(progress.step, counters.total, self.run.steps, left, pace)
         if total != counters.total:
             self.state.revise(total)
-
-    def _step_seconds(self, progress: StepProgress) -> float:
-        return max(time.monotonic() - self.started, 1e-9) / max(progress.step - self._first_step, 1)
 
     def _epoch(self, result: EpochResult, *, must: bool) -> None:
         if not all(map(math.isfinite, result.metrics.values())):
@@ -143,6 +158,7 @@ class Recorder:
         self.written_at = self.told_at = time.monotonic()
         self.last_seconds = self.written_at - began
         self.writing_seconds += self.last_seconds
+        self._speed.wrote(self.last_seconds)
 
     def _tell(self, progress: StepProgress) -> None:
         with self.context.database.write() as session:
@@ -162,9 +178,12 @@ class Recorder:
             jobs.record_event(session, job_id, "metrics", {**_shape(result), **result.metrics})
 
     def _eta(self, progress: StepProgress) -> dict[str, float]:
-        """Seconds left, from the speed of this attempt; wide while little has been seen."""
-        seconds = (progress.steps - progress.step) * self._step_seconds(progress)
-        doubt = 0.1 + 0.4 / (1 + (time.monotonic() - self.started) / 5)
+        """Seconds left until there is a model, from the speed of this attempt; wide while little has been seen."""
+        pace = self._speed.step_seconds(progress)
+        if pace is None:
+            pace = max(time.monotonic() - self.started, 1e-9) / max(progress.step - self._first_step, 1)
+        seconds = (progress.steps - progress.step) * pace + self.ending.after(pace / self.run.batch_size)
+        doubt = 0.15 + 0.85 / (1 + self._speed.seen / 2)
         return {"p10": seconds * (1 - doubt / 2), "p50": seconds, "p90": seconds * (1 + doubt)}
 
 

@@ -15,14 +15,14 @@ from sqlalchemy.orm import Session
 from service import artifacts, jobs
 from service.datasets import versions
 from service.db.tables import DatasetVersion, Job, Metric
+from service.ending import EXPORT_SECONDS, seconds_at_end
 from service.errors import Conflict, InternalError, Overloaded, ServiceError
 from service.jobs import Hold
 from service.search import resolve_varied, vary
-from workers import engines, train_job
+from workers import train_job
 from workers.context import Context
 from workers.model import Learned, make_model, register
 from workers.sampling import Sampling
-from workers.training.budget import EXPORT_SECONDS
 from workers.training.state import network_of, weights_sha256
 from workers.trials import Search, TrialWatch, metric_values, seconds_of, tried
 
@@ -65,10 +65,8 @@ def _reason_to_end(search: Search) -> str | None:
         return "completed"
     if search.job.budget is not None and rows:
         longest, used = max(map(seconds_of, rows)), sum(map(seconds_of, rows))
-        if (
-            used + longest + engines.seconds_at_end(search.context.settings, search.job.budget)
-            > search.job.budget["seconds"]
-        ):
+        ending = seconds_at_end(search.context.settings, search.job.budget)
+        if used + longest + ending > search.job.budget["seconds"]:
             return "budget_exhausted"
     return None
 

@@ -7,26 +7,25 @@ from typing import Any
 import torch
 from sqlalchemy import delete
 
-from service import artifacts, jobs, measurements
+from service import artifacts, estimates, jobs, measurements
 from service.checks import LEAST_PART
 from service.db.tables import Job, Metric
+from service.ending import Ending, ending
 from service.errors import InternalError
 from service.ids import now
+from service.inference.choice import candidates
 from service.inference.torch_program import pick_device, weights_of
 from service.settings import Settings
-from service.spec import VIEWS
-from workers import engines, reproduction
+from workers import reproduction
 from workers.context import Context
 from workers.model import Learned, make_model, register, take_best
 from workers.pictures import Pictures, load_pictures
-from workers.recorder import Observer, Recorder
+from workers.recorder import Observer, Recorder, Timing
 from workers.training import compiling, export, precision
-from workers.training.budget import Budget
 from workers.training.course import changed, planned
 from workers.training.loop import Diverged, Run
 from workers.training.onnx import to_onnx
 from workers.training.state import TrainState, prepare, start, weights_sha256
-from workers.training.strangeness import MOST_PICTURES
 from workers.training.weights import Initial, pretrained
 
 log = logging.getLogger("fovea.job")
@@ -37,7 +36,7 @@ MILDER_RATE = 0.1  # of the learning rate, after the loss was no number
 def warm_up(settings: Settings) -> None:
     """Exports the least of networks: the first export of a process imports for seconds."""
     program = export.export_program(export.Classifier(torch.nn.Flatten()), 1)
-    if engines.to_try(settings):
+    if candidates(settings):
         to_onnx(program)
 
 
@@ -58,14 +57,15 @@ def learn(context: Context, job: Job, observer: Observer | None = None) -> Learn
     plan = job.plan or _plan(context, job, pictures, device, threads)
     while True:
         try:
-            state, stop_reason = _attempt(context, job, pictures, plan, device, began, observer or Observer())
+            state, stop_reason, timing = _attempt(context, job, pictures, plan, device, began, observer or Observer())
             break
         except (Diverged, MemoryError, RuntimeError) as error:
             change, reason = remedy(error, plan, job.spec, len(pictures.rows["train"]))
         began = time.monotonic()  # what was spent before is in the checkpoint
         plan = _change_plan(context, job, plan, change, reason)
+    in_one_go = job.attempt == 1 and "changes" not in plan
     plan = plan | {"revisions": state.counters.revisions, "last_step": state.counters.step}
-    return Learned(pictures, state, plan, stop_reason)
+    return Learned(pictures, state, plan, stop_reason, timing if in_one_go else None)
 
 
 def recall(context: Context, job: Job) -> Learned:
@@ -97,22 +97,37 @@ def _attempt(
     device: str,
     began: float,
     observer: Observer,
-) -> tuple[TrainState, str]:
-    """Trains from the last checkpoint to the end: the state and the reason for the end."""
+) -> tuple[TrainState, str, Timing]:
+    """Trains from the last checkpoint to the end: the state, the reason for the end, and what it took."""
     splits = pictures.split("train", device), pictures.split("val", device)
     initial = _initial(context, job, pictures)
     state = start(job.spec, len(pictures.classes), job.seed, device, plan, initial, splits[0])
     _resume(context, job, state)
     run = Run(*splits, job.spec, plan, job.seed, job.goal)
-    budget = None
-    if job.budget is not None and job.reproduces is None:
-        rows = {name: len(rows) for name, rows in pictures.rows.items()}
-        views = VIEWS[job.spec["test_time_augmentation"]]
-        passes = 2 + len(engines.to_try(context.settings, job.budget))
-        at_end = passes * views * (rows["test"] + rows["val"]) + min(rows["train"], MOST_PICTURES)
-        seconds = engines.seconds_at_end(context.settings, job.budget)
-        budget = Budget(job.budget["seconds"], run.batch_size, at_end, seconds)
-    return state, Recorder(context, state, began, budget, observer).follow(run)
+    seconds = job.budget["seconds"] if job.budget is not None and job.reproduces is None else None
+    following = _ending(context, job, pictures, sum(parameter.numel() for parameter in state.network.parameters()))
+    if seconds is not None and time.monotonic() - began + following.seconds > seconds:
+        _warn_of_budget(context, seconds, following.seconds)
+    recorder = Recorder(context, state, run, began, following, seconds, observer)
+    return state, recorder.follow(), recorder.timing
+
+
+def _ending(context: Context, job: Job, pictures: Pictures, parameters: int) -> Ending:
+    """What is to follow the last step, by what it took for such networks here."""
+    splits = {name: len(rows) for name, rows in pictures.rows.items()}
+    with context.database.read() as session:
+        ratio = estimates.end_ratio(session, job.spec, context.settings, job.budget)
+    return ending(job.spec, parameters, splits, context.settings, job.budget).times(ratio)
+
+
+def _warn_of_budget(context: Context, seconds: float, following: float) -> None:
+    message = (
+        f"a budget of {seconds:g} s is too short for this network: what follows its training alone takes about "
+        f"{following:.0f} s; it learns for one step"
+    )
+    with context.database.write() as session:
+        jobs.fenced(session, context.hold)
+        jobs.record_event(session, context.hold.job_id, "warning", {"message": message})
 
 
 def _initial(context: Context, job: Job, pictures: Pictures) -> Initial | None:

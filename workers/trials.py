@@ -13,10 +13,10 @@ from sqlalchemy.orm import Session
 
 from service import jobs
 from service.db.tables import Job, Metric
+from service.ending import EXPORT_SECONDS
 from workers.context import Context
 from workers.recorder import Observer
 from workers.sampling import Sampling, Tried
-from workers.training.budget import EXPORT_SECONDS
 from workers.training.loop import EpochResult, StepProgress
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from service import artifacts, estimates, jobs, measurements
+from service import artifacts, estimates, jobs
 from service.api import bundles, evaluations, quantised, searches, shapes, suspects
 from service.api.context import Answer, BodySha256, DatabaseDep, OnceDep, Reading, SettingsDep, Writing, require
 from service.api.examples import (
@@ -33,7 +33,7 @@ from service.api.examples import (
     listed,
 )
 from service.api.paging import PageDep
-from service.auto import GFLOPS, DatasetFacts, Source, explained
+from service.auto import DatasetFacts, Source, explained
 from service.cost import cost, layer_table
 from service.datasets import versions
 from service.db import Database
@@ -163,18 +163,19 @@ def _resolved(session: Session, body: TrainRequest, settings: Settings) -> tuple
         settings.max_training_memory_bytes,
         source=source,
         budget_seconds=body.budget.seconds if body.budget else None,
-        gflops=measurements.gflops(session) or GFLOPS,
+        gflops=estimates.gflops(session),
     )
     checked = TrainSpec.model_validate(spec)
     needed = cost(checked, facts.classes)
-    budget = body.budget.seconds if body.budget else None
+    budget = body.budget.model_dump() if body.budget else None
+    estimate = estimates.estimate(session, spec, needed, version, settings, budget=budget, goal=body.goal is not None)
     return version.id, {
         "spec": spec,
         "reasons": reasons,
         "dataset": versions.reference(session, version),
         "parameters": needed.parameters,
         "multiply_adds": needed.multiply_adds,
-        "estimate": estimates.estimate(session, spec, needed, facts, budget),
+        "estimate": estimate,
         "layers": layer_table(checked, facts.classes),
     }
 

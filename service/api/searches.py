@@ -56,7 +56,7 @@ def dry_run(session: Session, body: SearchRequest, settings: Settings) -> dict[s
     spec = resolve(body.spec, facts, memory_bytes)
     check(body, facts, memory_bytes)
     needed = cost(TrainSpec.model_validate(spec), facts.classes)
-    trial = estimates.estimate(session, spec, needed, facts, None)
+    trial = estimates.estimate(session, spec, needed, version, settings)
     most = body.budget.seconds if body.budget else float("inf")
     seconds = {name: round(min(body.trials * value, most), 1) for name, value in trial["seconds"].items()}
     space = {pointer: dimension.model_dump(exclude_unset=True) for pointer, dimension in body.space.items()}

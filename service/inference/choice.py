@@ -9,7 +9,9 @@ from service.errors import InternalError
 from service.inference.programs import TORCH, Backend, parse
 from service.settings import Settings
 
+OTHERS = (Backend("openvino", "bf16"), Backend("openvino"), Backend("onnxruntime"))
 INT8 = (Backend("onnxruntime", "int8"), Backend("openvino", "int8"))
+ENGINES_FROM = 30.0  # seconds of a budget below which torch serves, unmeasured
 QUICK_MS = 0.5  # of one picture: see decision 0015
 GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 
@@ -29,8 +31,8 @@ def pick(card: dict[str, Any], settings: Settings) -> Backend:
     allowed = certified(card)
     if on_gpu(settings.device) and TORCH in allowed:
         return TORCH
-    wanted = [one for one in allowed if one.name == settings.engine]
-    for one in (*wanted, *allowed):
+    preferred = [one for one in allowed if one.name == settings.engine]
+    for one in (*preferred, *allowed):
         if runs_here(one):
             return one
     raise InternalError("no_engine", f"none of {', '.join(map(str, allowed))} can run here")
@@ -48,6 +50,19 @@ def pace(milliseconds: dict[str, float]) -> float:
     for size, each in milliseconds.items():
         product *= each / int(size)
     return float(product ** (1 / max(len(milliseconds), 1)))
+
+
+def wanted(settings: Settings, budget: dict[str, float] | None = None) -> list[Backend]:
+    """The engines beside torch that may be chosen, and for which a job has the time; no engine is asked."""
+    hurried = budget is not None and budget["seconds"] < ENGINES_FROM
+    if settings.engine == "torch" or on_gpu(settings.device) or hurried:
+        return []
+    return [one for one in OTHERS if settings.engine in ("auto", one.name)]
+
+
+def candidates(settings: Settings, budget: dict[str, float] | None = None) -> list[Backend]:
+    """Those of them that this machine has."""
+    return [one for one in wanted(settings, budget) if runs_here(one)]
 
 
 def of_int8(settings: Settings) -> list[Backend]:

@@ -6,6 +6,7 @@ import { facts, snippet, table } from "./parts.js";
 
 export function resolvedPlan({ spec, reasons, parameters, multiply_adds, estimate, layers, search }, body) {
   const { p10, p50, p90 } = estimate.seconds;
+  const { start, training, end } = estimate.parts;
   const network = typeof spec.network === "string" ? spec.network : `${spec.network.layers.length} layers of your own`;
   return [
     facts([
@@ -25,6 +26,7 @@ export function resolvedPlan({ spec, reasons, parameters, multiply_adds, estimat
       "p.muted",
       {},
       `In four of five cases between ${format.seconds(p10)} and ${format.seconds(p90)}: ${estimate.based_on}.`,
+      !search && ` Of it ${format.seconds(training)} are steps, ${format.seconds(start + end)} what comes before and after.`,
       search && " The figures of the spec as it stands; trials that look poor are ended early.",
     ),
     because(reasons),
