@@ -6,7 +6,7 @@ no row names it; so a row never misses its picture. It knows nothing of HTTP and
 
 import hashlib
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,16 @@ class Shown:
     result: Json
 
 
-def keep(db: Database, settings: Settings, prediction: Prediction, shown: Sequence[Shown]) -> None:
+def keep(
+    db: Database,
+    settings: Settings,
+    prediction: Prediction,
+    shown: Sequence[Shown],
+    first: Callable[[Session], None] = lambda session: None,
+) -> None:
     """Writes the pictures and the rows, all or nothing; the oldest without a truth make room.
+
+    `first` is called at the beginning of the transaction, and may raise so that nothing is kept.
 
     Raises InsufficientStorage when the disk is too full, or what is labelled fills the limits alone.
     """
@@ -48,6 +56,7 @@ def keep(db: Database, settings: Settings, prediction: Prediction, shown: Sequen
         for sha256, data in pictures.items():
             aside[sha256] = files.write_aside(settings.uploads, data)
         with db.write() as session:
+            first(session)
             dropped = _make_room(session, settings, prediction)
             for sha256, path in aside.items():
                 files.put(path, picture_path(settings, sha256))

@@ -3,6 +3,7 @@
 import io
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import torch
 
 from service.ending import ENGINE_SECONDS, EXPORT_SECONDS, seconds_at_end
 from service.inference import choice, onnx_program, torch_program
+from service.inference.cuda_graphs import Graphs, Replay
 from service.inference.programs import TORCH, Backend, Outputs, Program, Stored, load, parse
+from service.inference.torch_program import TorchProgram
 from service.settings import Settings
 from tests.conftest import Fovea, digits_zip, fovea_in, png
 from tests.test_main_job import http_equals_evaluation
@@ -56,6 +59,25 @@ def test_engines_answer_as_the_program_does_whatever_a_picture_is_batched_with(n
         assert np.abs(whole.logits - expected.logits).max() < 0.1 * np.abs(expected.logits).max()
         _same(rough.outputs(pixels[5:6]), whole[5:6])
         _same(rough.outputs(pixels[1:8]), whole[1:8])
+
+
+def test_a_batch_takes_the_next_larger_graph_and_rows_beyond_it_are_nobodys() -> None:
+    """All of it but the capture, which needs a graphics card (tests/test_gpu.py)."""
+    taken = []
+
+    def capture(module: torch.nn.Module, images: torch.Tensor) -> Replay:
+        def replay() -> Any:
+            taken.append(len(images))
+            return module(images)
+
+        return replay
+
+    (program, _), pixels = programs("classic", 32)
+    module = torch.export.load(io.BytesIO(program)).module()
+    plain, graphs = (TorchProgram(one, "cpu") for one in (module, Graphs(module, 32, "cpu", capture, (1, 2, 8))))
+    for first, last in ((0, 8), (20, 21), (3, 6), (0, 2), (5, 14), (60, 61)):
+        _same(graphs.outputs(pixels[first:last]), plain.outputs(pixels[first:last]))
+    assert taken == [8, 1, 8, 2, 1]  # nine pictures are more than the largest takes
 
 
 def _same(found: Outputs, expected: Outputs) -> None:

@@ -27,6 +27,15 @@ def check(answer: httpx.Response, status: int, code: str) -> dict:
     return problem
 
 
+OPEN_TO_ALL = {
+    "get /livez",
+    "get /readyz",
+    "get /ping",
+    "get /v2/health/live",
+    "get /v2/health/ready",
+    "options /v1/uploads",
+    "post /v1/session",
+}
 ONE = png(np.zeros((8, 8), np.uint8))
 
 
@@ -187,9 +196,17 @@ def test_lists_are_paged_by_cursor(ready: Fovea) -> None:
     assert len(seen) == len(set(seen)) == 12
 
 
-def test_every_route_is_documented(ready: Fovea) -> None:
-    paths = json.loads(ready.http.get("/openapi.json").text)["paths"]
+def test_every_route_is_documented_with_the_key_it_needs_and_how_it_fails(ready: Fovea) -> None:
+    document = json.loads(ready.http.get("/openapi.json").text)
+    paths = document["paths"]
     assert {"/livez", "/v1/datasets", "/v1/jobs", "/v1/models/{ref}/classify", "/v1/keys"} <= set(paths)
+    assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    routes = {f"{method} {path}": route for path, methods in paths.items() for method, route in methods.items()}
+    open_to_all = {name for name, route in routes.items() if {"key": []} not in route.get("security", ())}
+    assert open_to_all == OPEN_TO_ALL
+    assert all({"4XX", "5XX"} <= route["responses"].keys() for route in routes.values())
+    for name in open_to_all:
+        assert ready.http.request(*name.split(), headers={"Authorization": "Bearer wrong"}).status_code != 401
     assert ready.http.get("/docs").status_code == 200
 
 

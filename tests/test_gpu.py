@@ -1,15 +1,21 @@
 """What only a GPU can show. Skipped without one."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from service.auto import DatasetFacts, resolve
+from service.inference import torch_program
+from service.inference.cuda_graphs import Graphs
 from service.spec import TrainSpec
-from workers.training import precision
+from tests.conftest import digits_zip
+from tests.test_engines import fovea_in, http_equals_evaluation
+from workers.training import export, precision
 from workers.training.data import Split
+from workers.training.export import certify
 from workers.training.loop import EpochResult, Run, train
 from workers.training.networks import build
 from workers.training.state import prepare, start, weights_sha256
@@ -61,6 +67,35 @@ def test_pictures_that_do_not_fit_on_the_device_are_sent_ahead_and_are_the_same(
     for one, other in zip(whole.batches(chosen), sent.batches(chosen), strict=True):
         assert one.is_cuda
         assert torch.equal(one, other)
+
+
+def test_a_served_program_answers_as_on_the_processor_with_cuda_graphs_or_without() -> None:
+    classifier = export.Classifier(build("resnet18", 64, CLASSES).eval())
+    pixels = np.random.default_rng(1).integers(0, 256, (100, 64, 64, 3), dtype=np.uint8)
+    whole = export.fitted(classifier, pixels, np.arange(100), np.arange(100) % CLASSES)
+    program = export.export_program(whole, 64)
+    expected = torch_program.load(program, "cpu", 2).outputs(pixels)
+    served = torch_program.load(program, "cuda", 2)
+    assert isinstance(served._module, Graphs)  # resnet18's hundred small kernels take longer to launch than to run
+    for first, last in ((0, 1), (1, 4), (0, 64), (64, 65), (0, 100)):
+        found = served.outputs(pixels[first:last])
+        assert np.allclose(found.logits, expected.logits[first:last], atol=1e-3)
+        assert certify(expected.logits[first:last], found.logits)["passed"]
+        assert found.strangeness is not None
+        assert expected.strangeness is not None
+        assert np.allclose(found.strangeness, expected.strangeness[first:last], rtol=1e-3)
+
+
+def test_a_job_and_the_service_on_a_graphics_card_say_the_same(tmp_path: Path) -> None:
+    with fovea_in(tmp_path, FOVEA_DEVICE="cuda") as fovea:
+        fovea.start()
+        fovea.dataset(digits_zip(400), "digits")
+        job = fovea.wait(fovea.train("digits", "digits", {"network": "classic", "epochs": 3, "image_size": 32})["id"])
+        assert job["status"] == "succeeded", job
+        assert job["device"] == "cuda"
+        certificate = fovea.http.get("/v1/models/digits/versions/1").json()["certificate"]
+        assert (certificate["passed"], certificate["engine"]) == (True, "torch fp32")
+        http_equals_evaluation(fovea, digits_zip(400), fovea.http.get("/v1/models/digits/evaluation").json())
 
 
 def test_compiled_steps_learn_what_eager_ones_learn() -> None:

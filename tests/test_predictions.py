@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -142,6 +143,26 @@ def test_lists_are_filtered_and_need_the_scope_data(trained: Fovea) -> None:
         assert labelled["results"][0]["truth"] is None
 
 
+def test_a_prediction_is_kept_once_however_often_it_is_sent(trained: Fovea) -> None:
+    one, two = picture(), picture()
+    before = rows_of(trained)["predictions"]
+
+    def send(data: bytes, key: str, **params: object) -> httpx.Response:
+        files, headers = {"file": ("a.png", data)}, {"Idempotency-Key": key}
+        return trained.http.post("/v1/models/colours/classify", files=files, params=params, headers=headers)
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: send(one, "once", store=True), range(8)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.text for answer in answers}) == 1
+    assert rows_of(trained)["predictions"] == before + 1
+    assert trained.http.get(f"/v1/predictions/{answers[0].json()['id']}").status_code == 200
+    check(send(two, "once", store=True), 422, "idempotency_key_reused")
+    check(send(one, "once", store=True, top_k=1), 422, "idempotency_key_reused")
+    assert send(two, "twice").json()["id"] != send(two, "twice").json()["id"]  # nothing is created
+    assert rows_of(trained)["predictions"] == before + 1
+
+
 def test_a_deleted_prediction_takes_only_pictures_that_no_other_names(trained: Fovea) -> None:
     one, two = picture(), picture()
     first, second = keep(trained, one, two), keep(trained, one)
@@ -156,7 +177,8 @@ def test_a_deleted_prediction_takes_only_pictures_that_no_other_names(trained: F
 def test_labelled_predictions_become_the_next_version_and_the_test_split_stays(trained: Fovea) -> None:
     pictures = [picture() for _ in range(3)]
     shown = [keep(trained, one)["id"] for one in pictures]
-    for prediction, label in zip(shown, ("red", "violet", "violet"), strict=True):
+    alone = keep(trained, picture())["id"]  # the only one of its class, for which the others need not wait
+    for prediction, label in zip((*shown, alone), ("red", "violet", "violet", "mauve"), strict=True):
         assert trained.http.post(f"/v1/predictions/{prediction}/label", json={"label": label}).status_code == 200
     again = keep(trained, pictures[0])["id"]  # the same picture once more, corrected
     trained.http.post(f"/v1/predictions/{again}/label", json={"label": "blue"})
@@ -177,11 +199,12 @@ def test_labelled_predictions_become_the_next_version_and_the_test_split_stays(t
     old, new = (items(trained, "colours", number) for number in (1, 2))
     assert {image: new[image] for image in old} == old
     added = {image: row for image, row in new.items() if image not in old}
-    assert len(added) == made["added"]
+    assert len(added) == made["added"] == made["of"] - 1
     assert {split for _, split in added.values()} == {"train"}
     kept = [trained.http.get(f"/v1/predictions/{one}").json()["results"][0] for one in (*shown, again)]
     assert [added[one["image"]][0] for one in kept] == ["blue", "violet", "violet", "blue"]
-    check(trained.http.post(url, json=body), 409, "nothing_to_add")
+    nothing = check(trained.http.post(url, json=body), 409, "nothing_to_add")
+    assert "1 whose class has no other picture" in nothing["detail"]
     assert list((trained.data / "uploads").iterdir()) == []
 
 

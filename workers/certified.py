@@ -45,7 +45,8 @@ def certified(context: Context, job: Job, whole: export.Served, pictures: Pictur
     packed, test, held_out = pictures.packed, pictures.rows[split], pictures.rows["val"]
     reference = Reference(_of_network(whole.classifier, packed, test), pictures.labels[test])
     program = export.export_program(whole, packed.shape[1])
-    found = {TORCH: _of_program(program, pictures, np.concatenate([test, held_out]))}
+    device = torch_program.pick_device(context.settings.device)
+    found = {TORCH: _of_program(program, device, pictures, np.concatenate([test, held_out]))}
     rows = [engines.row_of(TORCH, found[TORCH], reference, slice(len(test)))]
     if not rows[0]["passed"]:
         raise InternalError("not_certified", "the exported program does not answer as the trained network does")
@@ -78,8 +79,9 @@ def _of_network(classifier: export.Classifier, packed: np.ndarray[Any, np.dtype[
     return evaluate.logits_of(trained, packed, rows)
 
 
-def _of_program(data: bytes, pictures: Pictures, rows: Rows) -> Answered:
-    served = torch_program.load(data, "cpu", torch.get_num_threads())
+def _of_program(data: bytes, device: str, pictures: Pictures, rows: Rows) -> Answered:
+    """On the device that is to serve it."""
+    served = torch_program.load(data, device, torch.get_num_threads())
     outputs = evaluate.outputs_of(served, pictures.packed, rows, len(pictures.classes))
     return engines.here(served, outputs, pictures.packed, rows)
 

@@ -9,13 +9,14 @@ from urllib.parse import parse_qsl
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic_core import to_json
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from service import predictions
 from service.api import pictures, problems, results, shapes
 from service.api.answering import Answered, Target
-from service.api.context import Caller, identify
+from service.api.context import Answer, Caller, IdempotencyKey, identify, once_of
 from service.api.examples import CLASSIFIED, answers
 from service.api.results import Wanted
 from service.db.tables import Prediction
@@ -27,6 +28,7 @@ SCOPES = ("predict",)
 PATH = re.compile(r"/v1/models/([^/]+)/classify")
 
 BODY: dict[str, Any] = {
+    "security": [{"key": []}],
     "requestBody": {
         "required": True,
         "content": {
@@ -44,7 +46,7 @@ BODY: dict[str, Any] = {
                 }
             },
         },
-    }
+    },
 }
 
 
@@ -55,14 +57,17 @@ class Asked(Wanted):
 
 
 @router.post("/{ref}/classify", openapi_extra=BODY, responses=answers(CLASSIFIED))
-async def classify(ref: str, request: Request, asked: Annotated[Asked, Query()]) -> Response:
+async def classify(
+    ref: str, request: Request, asked: Annotated[Asked, Query()], idempotency_key: IdempotencyKey = None
+) -> Response:
     """Classify one picture (raw bytes), or several (multipart `file` parts, or base64 in JSON).
 
     One bad picture among several gets its own `error`; a single bad one is a 415 or 422.
     `?coverage=0.95` adds the set of classes that holds the right one for at least that share of pictures like the
     training's, on average. `ood.p_value` is how often one of those would look as strange to the network as this one;
     `decision` is abstain for the strangest `?false_alarm=0.05` of them. `?explain=cam` shows where the label was seen.
-    With `?store=true` the prediction can be looked up, replayed and labelled as soon as it is answered.
+    With `?store=true` the prediction can be looked up, replayed and labelled as soon as it is answered; with an
+    Idempotency-Key it is kept once, however often it is sent.
     """
     return await _answer(ref, request, asked, await identify(request, SCOPES))
 
@@ -87,19 +92,46 @@ async def _answer(ref: str, request: Request, asked: Asked, caller: Caller) -> R
     answered = await state.answering.ask(request, target, [upload.data for upload in uploads])
     rows = answered.results(target.version.card, asked)
     shown = [{"filename": upload.filename, **row} for upload, row in zip(uploads, rows, strict=True)]
-    prediction_id = new_id("pred")
+    body = _body(target, shown, answered, started)
     if asked.store:
         prediction = Prediction(
-            id=prediction_id,
+            id=body["id"],
             version_id=target.version.id,
             ref=ref,
             parameters=asked.kept(),
             by=caller.key_id,
             created_at=now(),
         )
-        kept = [_kept(upload.data, row) for upload, row in zip(uploads, shown, strict=True)]
-        await run_in_threadpool(predictions.keep, state.database, state.settings, prediction, kept)
-    return _shown(prediction_id, target, shown, answered, started)
+        body = await run_in_threadpool(_keep, request, prediction, uploads, body)
+    return Response(to_json(body), media_type="application/json")
+
+
+class _AnsweredBefore(Exception):
+    """The same request with the same Idempotency-Key was."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+
+
+def _keep(
+    request: Request, prediction: Prediction, uploads: list[pictures.Upload], body: dict[str, Any]
+) -> dict[str, Any]:
+    """Keeps the prediction with its answer, which it returns, or that of the same request before."""
+    once = once_of(request, str(prediction.by), request.headers.get("idempotency-key"))
+    sent = pictures.sha256_of(uploads) if once.key is not None else ""
+
+    def first(session: Session) -> None:
+        if before := once.stored(session, sent):
+            raise _AnsweredBefore(before)
+        once.keep(session, sent, Answer(200, body))
+
+    state = request.app.state
+    kept = [_kept(upload.data, row) for upload, row in zip(uploads, body["results"], strict=True)]
+    try:
+        predictions.keep(state.database, state.settings, prediction, kept, first)
+    except _AnsweredBefore as repeated:
+        return repeated.answer.body
+    return body
 
 
 @lru_cache(256)
@@ -112,12 +144,10 @@ def _asked(query: bytes) -> Asked:
         raise problems.from_validation(located, None) from error
 
 
-def _shown(
-    prediction_id: str, target: Target, rows: list[dict[str, Any]], answered: Answered, started: float
-) -> Response:
+def _body(target: Target, rows: list[dict[str, Any]], answered: Answered, started: float) -> dict[str, Any]:
     scored = answered.scored
-    body = {
-        "id": prediction_id,
+    return {
+        "id": new_id("pred"),
         "model": shapes.model_block(target.model, target.version),
         "results": rows,
         "timing_ms": {
@@ -127,7 +157,6 @@ def _shown(
             "total": round((time.perf_counter() - started) * 1000, 3),
         },
     }
-    return Response(to_json(body), media_type="application/json")
 
 
 def _kept(data: bytes | ServiceError, result: dict[str, Any]) -> predictions.Shown:

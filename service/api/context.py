@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Header, Request, Security
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -61,6 +62,7 @@ class Caller:
     expires_at: float | None = None  # of the page's session
 
 
+BEARER = HTTPBearer(scheme_name="key", description="An API key: fov_…", auto_error=False)
 ANYBODY = Caller("", keys.SCOPES)
 COOKIE = "fovea_session"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -69,7 +71,7 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 def require(*scopes: str) -> Callable[..., Awaitable[Caller]]:
     """A dependency that lets in a key with one of these scopes, or `admin`. No scope named: any valid key."""
 
-    async def check(request: Request) -> Caller:
+    async def check(request: Request, _documented: Annotated[Any, Security(BEARER)]) -> Caller:
         return await identify(request, scopes)
 
     return check
@@ -188,8 +190,12 @@ class Once:
         if stored := self.stored(session, body_sha256):
             return stored
         answer = make()
+        self.keep(session, body_sha256, answer)
+        return answer
+
+    def keep(self, session: Session, body_sha256: str, answer: Answer) -> None:
         if self.key is None:
-            return answer
+            return
         session.add(
             IdempotentAnswer(
                 owner=self.owner,
@@ -201,7 +207,6 @@ class Once:
                 created_at=now(),
             )
         )
-        return answer
 
     def stored(self, session: Session, body_sha256: str) -> Answer | None:
         """What this request was answered before. Raises InvalidValue when its key was used for another."""
@@ -223,12 +228,15 @@ def _repeat(stored: IdempotentAnswer, wanted: str) -> Answer:
     return Answer(stored.status, stored.body, stored.headers)
 
 
-async def _once(
-    request: Request,
-    idempotency_key: Annotated[str | None, Header(max_length=255, description="repeat a request safely")] = None,
-) -> Once:
-    asked = f"{request.method} {request.url.path}?{request.url.query}"
-    return Once(request.state.caller.key_id, idempotency_key, asked)
+IdempotencyKey = Annotated[str | None, Header(max_length=255, description="repeat a request safely")]
+
+
+def once_of(request: Request, owner: str, key: str | None) -> Once:
+    return Once(owner, key, f"{request.method} {request.url.path}?{request.url.query}")
+
+
+async def _once(request: Request, idempotency_key: IdempotencyKey = None) -> Once:
+    return once_of(request, request.state.caller.key_id, idempotency_key)
 
 
 OnceDep = Annotated[Once, Depends(_once)]

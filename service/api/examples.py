@@ -479,7 +479,7 @@ REPLAY = {
     "results": CLASSIFIED["results"],
 }
 LABELLED = {"label": "rose", "index": 0}
-GROWN = {**PUSHED, "version": 2, "added": 12}
+GROWN = {**PUSHED, "version": 2, "added": 12, "of": 15}
 SHADOW = {
     "object": "shadow",
     "model": "flowers",
@@ -592,9 +592,22 @@ def listed(example: Any) -> dict[int | str, dict[str, Any]]:
     return answers({"object": "list", "data": [example], "has_more": False, "next": None})
 
 
+OVERLOADED = PROBLEM | {
+    "type": "/problems/overloaded",
+    "title": "Overloaded",
+    "status": 503,
+    "detail": "too many pictures are waiting",
+    "code": "overloaded",
+    "param": None,
+    "hint": "try again shortly",
+}
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     "4XX": {
         "description": "What is wrong, with a code, where, and what to do (RFC 9457)",
         "content": {"application/problem+json": {"example": PROBLEM}},
-    }
+    },
+    "5XX": {
+        "description": "503 with Retry-After: more is asked than can be done now; 507: the disk is full; 500: a fault",
+        "content": {"application/problem+json": {"example": OVERLOADED}},
+    },
 }

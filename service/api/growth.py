@@ -46,6 +46,7 @@ class _Plan:
         model_id = artifacts.find_model(session, wanted.model).id if wanted.model is not None else None
         found = growth.chosen(session, wanted.take, model_id, wanted.max_probability)
         self.added = growth.new_ones(session, self.base, found)
+        self.found = len(found)
 
     def _items(self, session: Session) -> list[Item]:
         if self.base is None:
@@ -59,6 +60,7 @@ def from_predictions(
 ) -> JSONResponse:
     """The dataset's next version: labelled predictions added to its newest, in train; val and test stay as they are.
 
+    `added` counts them, `of` all there were: the dataset holds the others, or their class has no second picture.
     With `take: uncertain` the pictures to look at: filed under the model's guess, for a dataset of their own only.
     """
     if body.take == "uncertain" and body.mode == "add":
@@ -77,7 +79,7 @@ def from_predictions(
         row: Dataset = versions.find_dataset(session, plan.dataset.id)
         if versions.newest_number(session, row) != plan.newest:
             raise Conflict("dataset_moved", "the dataset got another version meanwhile", hint="send it again")
-        return importing.add_version(session, row, received, settings, added=len(plan.added))
+        return importing.add_version(session, row, received, settings, added=len(plan.added), of=plan.found)
 
     received = _archive(plan, settings)
     try:

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -51,6 +52,16 @@ async def uploads(request: Request, settings: Settings, field: str = "file") -> 
     if len(found) == 1 and not found[0].data:
         raise _empty()
     return [upload if upload.data else Upload(upload.filename, _empty()) for upload in found]
+
+
+def sha256_of(found: list[Upload]) -> str:
+    """Of the pictures and their names: the same however multipart bodies are cut."""
+    digest = hashlib.sha256()
+    for one in found:
+        data = one.data.code.encode() if isinstance(one.data, ServiceError) else one.data
+        digest.update(f"{one.filename}\n{len(data)}\n".encode())
+        digest.update(data)
+    return digest.hexdigest()
 
 
 def _empty() -> InvalidValue:

@@ -7,6 +7,7 @@ before and after are evaluated on the same test pictures. The archive is importe
 import csv
 import io
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,10 @@ from sqlalchemy.orm import Session
 
 from service import images, predictions
 from service.datasets import versions
-from service.datasets.layout import LABELS_FILE
+from service.datasets.layout import LABELS_FILE, MIN_PICTURES
 from service.db.tables import DatasetVersion, Item, ModelVersion, Prediction, PredictionItem
 from service.errors import Conflict
-from service.labels import SEPARATOR, joined
+from service.labels import SEPARATOR, joined, separate
 from service.settings import Settings
 
 Take = Literal["labelled", "uncertain"]
@@ -58,7 +59,10 @@ def _guess(row: PredictionItem) -> str:
 
 
 def new_ones(session: Session, base: DatasetVersion | None, found: Sequence[Picture]) -> list[Picture]:
-    """Those whose picture the version does not hold yet. Raises Conflict when there is none."""
+    """Those whose picture the version does not hold yet. Raises Conflict when there is none.
+
+    A class of which there would be one picture waits for a second: its pictures are left out.
+    """
     held = set(session.scalars(select(Item.image).where(Item.version_id == base.id))) if base else set()
     left = [one for one in found if one.image not in held]
     if base and not versions.several_labels(base) and any(SEPARATOR in one.label or not one.label for one in left):
@@ -67,13 +71,28 @@ def new_ones(session: Session, base: DatasetVersion | None, found: Sequence[Pict
             "a picture of the dataset has one label, and kept predictions have several or none",
             hint='"model" restricts them to what one model was asked; "mode": "replace" takes them alone',
         )
-    if not left:
+    several = versions.several_labels(base) if base else any(SEPARATOR in one.label or not one.label for one in left)
+    added = _without_lonely(base, left, several=several)
+    if not added:
+        alone = f", but {len(left)} whose class has no other picture" if left else ""
         raise Conflict(
             "nothing_to_add",
-            f"of {len(found)} kept predictions that fit, none has a picture that the dataset lacks",
+            f"of {len(found)} kept predictions that fit, none has a picture that the dataset lacks{alone}",
             hint="POST /v1/predictions/{id}/label says what a picture shows",
         )
-    return left
+    return added
+
+
+def _without_lonely(base: DatasetVersion | None, left: list[Picture], *, several: bool) -> list[Picture]:
+    """Leaving one out can leave another of its labels alone."""
+    held = Counter({row["name"]: row["count"] for row in base.classes} if base else {})
+    classes = {one: separate(one.label, several=several) for one in left}
+    while True:
+        counts = held + Counter(name for one in left for name in classes[one])
+        kept = [one for one in left if all(counts[name] >= MIN_PICTURES for name in classes[one])]
+        if len(kept) == len(left):
+            return kept
+        left = kept
 
 
 def write(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from service.inference.cuda_graphs import graphed
 from service.inference.programs import Floats, Outputs
 
 
@@ -33,8 +34,21 @@ class TorchProgram:
 
 
 def load(data: bytes, device: str, threads: int) -> TorchProgram:
+    """On a graphics card fp32 is fp32, as the certificate says, and passes are CUDA graphs where those pay."""
     torch.set_num_threads(threads)
-    return TorchProgram(torch.export.load(io.BytesIO(data)).module().to(device), device)
+    program = torch.export.load(io.BytesIO(data))
+    module: torch.nn.Module = program.module().to(device)
+    if device != "cpu":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        module = graphed(module, _side(program), device)
+    return TorchProgram(module, device)
+
+
+def _side(program: torch.export.ExportedProgram) -> int:
+    """In pixels, of the pictures that it takes."""
+    assert program.example_inputs is not None
+    (images,), _ = program.example_inputs
+    return int(images.shape[-1])
 
 
 def weights_of(data: bytes) -> dict[str, torch.Tensor]:
