@@ -1,6 +1,8 @@
 """Engines: they answer alike, the choice among them is by measurement, and what serves is what was evaluated."""
 
 import io
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,21 @@ def test_engines_answer_as_the_program_does_whatever_a_picture_is_batched_with(n
         assert np.abs(whole.logits - expected.logits).max() < 0.1 * np.abs(expected.logits).max()
         _same(rough.outputs(pixels[5:6]), whole[5:6])
         _same(rough.outputs(pixels[1:8]), whole[1:8])
+
+
+def test_no_engine_tells_anybody_of_its_use(tmp_path: Path) -> None:
+    """Importing OpenVINO would send an event, and keep an id of this machine in the home folder."""
+    code = """
+import sys, threading
+from service.inference.onnx_program import bf16_pays
+bf16_pays()
+assert "openvino" in sys.modules
+assert not [name for name in sys.modules if "telemetry" in name], sys.modules
+assert len(threading.enumerate()) == 1
+"""
+    done = subprocess.run([sys.executable, "-c", code], env={"HOME": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_batch_takes_the_next_larger_graph_and_rows_beyond_it_are_nobodys() -> None:

@@ -5,6 +5,7 @@ workers.training.strangeness). A model may answer `strangeness` itself instead, 
 """
 
 import io
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -101,9 +102,7 @@ def _onnxruntime(model: bytes, _precision: str, threads: int) -> Run:
 
 
 def _openvino(model: bytes, precision: str, threads: int) -> Run:
-    import openvino
-
-    core = openvino.Core()
+    core = _openvino_core()
     settings = {
         "INFERENCE_PRECISION_HINT": "f32" if precision in ("fp32", "int8") else precision,
         "INFERENCE_NUM_THREADS": threads,
@@ -121,6 +120,14 @@ def _openvino(model: bytes, precision: str, threads: int) -> Run:
     return run
 
 
+def _openvino_core() -> Any:
+    """OpenVINO's runtime alone: with it would come its conversion tools, which tell Google Analytics of each import."""
+    sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]  # what None stands for cannot be imported
+    import openvino
+
+    return openvino.Core()
+
+
 def _name(names: set[str]) -> str:
     """Of a tensor, which may go by several names."""
     return next(iter(names & {"logits", "strangeness", "features", "maps"}))
@@ -128,6 +135,4 @@ def _name(names: set[str]) -> str:
 
 def bf16_pays() -> bool:
     """Has this processor instructions for bf16? Elsewhere it would be imitated, slowly."""
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in _openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
