@@ -118,10 +118,15 @@ class Fovea:
         raise AssertionError(f"{job}\n{(self.data.parent / 'workers.log').read_text()}")
 
     def job_process(self) -> psutil.Process:
-        """Of the job that runs now; beside it one without torch waits for imports."""
-        children = psutil.Process(self.processes["workers"].pid).children()
-        (heavy,) = (child for child in children if child.cmdline()[-1] == "heavy")
-        return heavy
+        """Of the job that runs now: a child of the process that has torch imported."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            waiting = psutil.Process(self.processes["workers"].pid).children()
+            found = [job for one in waiting if one.cmdline()[-1:] == ["forking"] for job in one.children()]
+            if found:
+                return found[0]
+            time.sleep(0.05)
+        raise AssertionError((self.data.parent / "workers.log").read_text())
 
 
 def _free_port() -> int:

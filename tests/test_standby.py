@@ -1,64 +1,123 @@
-"""Real processes that wait for a job: who has torch, and whose job takes which."""
+"""Real processes that wait for a job: who has torch, whose job takes which, and what becomes of a fork."""
 
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from workers.standby import Child, Standby, kill
+from service.db import Database
+from service.db.migrate import upgrade
+from service.settings import Settings
+from workers.standby import Child, Forked, Standby, Started
+
+ORDER = {"job_id": "job_none", "attempt": 1}  # there is no such job, so its process dies of it
 
 
 @pytest.fixture
-def standby(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Standby]:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setenv("FOVEA_DATA", str(tmp_path))
-    standby = Standby()
+    settings = Settings(data=tmp_path, device="cpu")
+    database = Database(settings.database)
+    upgrade(database)
+    database.dispose()
+    return settings
+
+
+@pytest.fixture
+def standby(settings: Settings) -> Iterator[Standby]:
+    standby = Standby(settings)
     yield standby
     standby.close()
 
 
 def test_an_import_leaves_the_process_with_torch_to_the_training_that_follows(standby: Standby) -> None:
-    standby.prepare()
-    light = standby.take("import")
-    standby.prepare()
-    heavy = standby.take("train")
+    light, heavy = standby.give("import", ORDER), standby.give("train", ORDER)
+    assert (type(light), type(heavy)) == (Started, Forked)
+    assert light.wait(60) == 1
+    assert heavy.wait(60) == 1
+    forking = of_kind("forking")
+    assert "libtorch" in Path(f"/proc/{forking.pid}/maps").read_text()
+    assert forking.num_threads() <= os.cpu_count() * 2  # numpy's and scipy's, which know how to fork; none of Python's
+
+
+def test_a_second_job_finds_all_imported_and_ended_ones_leave_nothing(standby: Standby) -> None:
+    first = standby.give("train", ORDER)
+    assert first.wait(60) == 1
+    source = of_kind("forking")
+    for _ in range(3):
+        child = standby.give("train", ORDER)
+        assert child.wait(10) == 1
+    assert of_kind("forking").pid == source.pid
+    assert source.children() == []
+
+
+def test_a_fork_can_be_told_to_go_and_killed_before_it_is_there_and_after(standby: Standby) -> None:
+    early = standby.give("train", ORDER)
+    assert early.pid is None
+    early.kill()
+    assert early.poll() == -signal.SIGKILL
+    source = of_kind("forking") if (child := standby.give("train", ORDER)) else None
+    child.send_signal(signal.SIGSTOP)  # kept until there is a process to stop
+    until(lambda: child.poll() is None and child.pid is not None)
+    assert source is not None
+    (job,) = source.children()
+    until(lambda: job.status() == psutil.STATUS_STOPPED)
+    child.kill()
+    assert child.poll() == -signal.SIGKILL
+    assert source.children() == []
+    assert standby.give("train", ORDER).wait(60) == 1
+
+
+def test_a_fork_dies_with_its_source_and_another_is_started(standby: Standby) -> None:
+    child = standby.give("train", ORDER)
+    child.send_signal(signal.SIGSTOP)
+    until(lambda: child.poll() is None and child.pid is not None)
+    source = of_kind("forking")
+    (job,) = source.children()
+    source.kill()
+    assert child.wait(10) == -signal.SIGKILL
+    until(lambda: not job.is_running())
+    assert standby.give("train", ORDER).wait(60) == 1
+    assert of_kind("forking").pid != source.pid
+
+
+def test_where_there_is_a_graphics_card_each_job_has_a_process_of_its_own(settings: Settings) -> None:
+    standby = Standby(settings.model_copy(update={"device": "cuda"}))
     try:
-        _until_it_has_torch(heavy)
-        assert not _has_torch(light)
+        standby.prepare()
+        before = of_kind("heavy").pid
+        child: Child = standby.give("train", ORDER)
+        assert (type(child), child.pid) == (Started, before)
+        assert child.wait(60) == 1
     finally:
-        for child in (light, heavy):
-            kill(child)
+        standby.close()
 
 
 def test_a_process_that_died_of_waiting_is_replaced(standby: Standby) -> None:
-    before = _children()
     standby.prepare()
-    dead = _children() - before
-    for pid in dead:
-        os.kill(pid, signal.SIGKILL)
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    dead = {process.pid: process for process in psutil.Process().children()}
+    for process in dead.values():
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     standby.prepare()
-    replaced = standby.take("train")
-    try:
-        assert replaced.pid not in dead
-        assert replaced.poll() is None
-    finally:
-        kill(replaced)
+    assert not {of_kind(kind).pid for kind in ("light", "forking")} & set(dead)
 
 
-def _children() -> set[int]:
-    return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
+def of_kind(kind: str) -> psutil.Process:
+    (found,) = (
+        child
+        for child in psutil.Process().children()
+        if child.status() != psutil.STATUS_ZOMBIE and child.cmdline()[-1] == kind
+    )
+    return found
 
 
-def _until_it_has_torch(child: Child) -> None:
-    deadline = time.monotonic() + 60
-    while not _has_torch(child):
-        assert child.poll() is None
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def _has_torch(child: Child) -> bool:
-    return "libtorch" in Path(f"/proc/{child.pid}/maps").read_text()
+        time.sleep(0.05)

@@ -1,11 +1,12 @@
-"""The process that runs one job: waits for it on stdin, a heavy one with torch imported, runs it, and exits. Where
-the job was there first, only what it needs is imported.
+"""The process that runs one job: waits for it on stdin, runs it, and exits.
+
+A light one waits without torch, a heavy one with it (where the job was there first, only what that needs is imported).
+A forking one has it too, and leaves each job to a child.
 
 Exit code 0 means that the job's row tells how it ended, be it by an exception that nobody foresaw; anything else is a
 death, which the supervisor writes down.
 """
 
-import ctypes
 import importlib
 import json
 import logging
@@ -14,6 +15,7 @@ import select
 import signal
 import sys
 import threading
+from collections.abc import Callable
 
 from service import jobs
 from service.datasets import importer
@@ -22,27 +24,38 @@ from service.db.tables import Job
 from service.errors import Overloaded, ServiceError
 from service.jobs import Hold, LeaseLost
 from service.settings import Settings
+from workers import forking
 from workers.context import Context, Interrupted
+from workers.forking import die_with_parent
 
 log = logging.getLogger("fovea.job")
 
-PR_SET_PDEATHSIG = 1
 LONGEST_REASON = 300  # characters of an exception
 NICENESS = 10  # requests go first on a machine that also serves
 
 
-def main() -> None:
-    _die_with_parent()
+def main(kind: str) -> None:
+    die_with_parent()
     os.nice(NICENESS)
     shutting_down = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: shutting_down.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which asks by SIGTERM
     settings = Settings()
-    if sys.argv[1] == "heavy" and not _is_waiting():
-        _preload(settings)
-    line = sys.stdin.readline()
-    if not line:
+    if kind == "forking":
+        from workers import train_job  # and with it torch
+
+        forking.serve(
+            lambda: _by_one_thread(train_job.warm_up, settings), lambda line: _work(line, settings, shutting_down)
+        )
         return
+    if kind == "heavy" and not _is_waiting():
+        _preload(settings)
+    if line := sys.stdin.readline():
+        _work(line, settings, shutting_down)
+        os._exit(0)  # taking torch and the engines apart takes two seconds, for which the next job would wait
+
+
+def _work(line: str, settings: Settings, shutting_down: threading.Event) -> None:
     order = json.loads(line)
     hold = Hold(order["job_id"], order["attempt"])
     _log_to(settings, hold)
@@ -51,7 +64,6 @@ def main() -> None:
     database.dispose()
     logging.shutdown()
     sys.stdout.flush()
-    os._exit(0)  # taking torch and the engines apart takes two seconds, for which the next job would wait
 
 
 def _is_waiting() -> bool:
@@ -65,6 +77,18 @@ def _preload(settings: Settings) -> None:
 
     if not _is_waiting():
         train_job.warm_up(settings)
+
+
+def _by_one_thread(warm_up: Callable[[Settings], None], settings: Settings) -> None:
+    """So that no threads are missing in a fork: there were none."""
+    import torch
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    tqdm.monitor_interval = 0  # its thread may hold a lock in the moment of a fork
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    warm_up(settings)
+    torch.set_num_threads(threads)
 
 
 def _run(context: Context) -> None:
@@ -101,12 +125,6 @@ def _died(context: Context, error: Exception) -> None:
         jobs.died(session, context.hold, reason, context.settings.max_crashes)
 
 
-def _die_with_parent() -> None:
-    """A child whose supervisor was killed has no heartbeat; it must not train on (Linux: prctl(2))."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _log_to(settings: Settings, hold: Hold) -> None:
     """From here on, all this process prints goes to the job's log."""
     settings.logs.mkdir(parents=True, exist_ok=True)
@@ -119,4 +137,4 @@ def _log_to(settings: Settings, hold: Hold) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

@@ -3,7 +3,6 @@
 It never runs a job itself and never imports torch, so nothing a job does can stop its heartbeat.
 """
 
-import json
 import logging
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from service.ids import now
 from service.jobs import Hold, LeaseLost
 from service.processes import identity, is_gone
 from service.settings import Settings
-from workers.standby import Child, Standby, kill
+from workers.standby import Child, Standby
 
 log = logging.getLogger("fovea.worker")
 
@@ -34,7 +33,7 @@ class Supervisor:
         self._database = Database(settings.database)
         self._me = identity()
         self._closing = threading.Event()
-        self._standby = Standby()
+        self._standby = Standby(settings)
 
     def shut_down(self) -> None:
         self._closing.set()
@@ -48,7 +47,7 @@ class Supervisor:
             while not self._closing.is_set():
                 self._standby.prepare()
                 if (job := self._claim()) is not None:
-                    self._watch(Hold(job.id, job.attempt), self._standby.take(job.type))
+                    self._watch(job.type, Hold(job.id, job.attempt))
                 else:
                     self._tidy()
                     self._closing.wait(self._settings.poll_seconds)
@@ -90,17 +89,17 @@ class Supervisor:
         with suppress(Overloaded):
             artifacts.prune(self._database)
 
-    def _watch(self, hold: Hold, child: Child) -> None:
-        """Gives the job to the child and stays with it to the end, whatever the end is."""
+    def _watch(self, job_type: str, hold: Hold) -> None:
+        """Gives the job to a process and stays with it to the end, whatever the end is."""
         log.info("running %s, attempt %d", hold.job_id, hold.attempt)
-        _tell(child, {"job_id": hold.job_id, "attempt": hold.attempt})
+        child = self._standby.give(job_type, {"job_id": hold.job_id, "attempt": hold.attempt})
         next_beat, deadline, stillness = 0.0, float("inf"), _Stillness()
         while child.poll() is None:
             if self._closing.is_set() and deadline == float("inf"):
                 child.send_signal(signal.SIGTERM)
                 deadline = time.monotonic() + GRACE_SECONDS
             if time.monotonic() > deadline or self._unwanted(hold, beat=time.monotonic() >= next_beat):
-                kill(child)
+                child.kill()
             if time.monotonic() >= next_beat:
                 if stillness.seconds(self._progress(hold)) > self._settings.stuck_seconds:
                     self._end_stuck(hold, child)
@@ -109,7 +108,7 @@ class Supervisor:
                 child.wait(min(self._settings.poll_seconds, 0.2))
             except subprocess.TimeoutExpired:
                 continue
-        self._settle(hold, child.returncode)
+        self._settle(hold, child.wait())
 
     def _unwanted(self, hold: Hold, *, beat: bool) -> bool:
         """True when the child must be killed: the job was cancelled, or is no longer ours."""
@@ -141,7 +140,7 @@ class Supervisor:
             "message": f"the job made no step for {seconds:.0f} seconds",
             "hint": "read the job's log; FOVEA_STUCK_SECONDS allows longer steps",
         }
-        kill(child)
+        child.kill()
         with suppress(LeaseLost), self._database.write() as session:
             jobs.fail(session, hold, error)
 
@@ -170,15 +169,6 @@ class _Stillness:
         if value != self._last:
             self._last, self._since = value, time.monotonic()
         return time.monotonic() - self._since
-
-
-def _tell(child: Child, message: dict[str, object]) -> None:
-    assert child.stdin is not None
-    try:
-        child.stdin.write(json.dumps(message).encode() + b"\n")
-        child.stdin.close()
-    except BrokenPipeError:
-        log.warning("the child died before it got its job")
 
 
 def _signal_name(number: int) -> str:
