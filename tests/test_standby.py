@@ -34,6 +34,14 @@ def standby(settings: Settings) -> Iterator[Standby]:
     standby.close()
 
 
+@pytest.fixture
+def patient(settings: Settings) -> dict:
+    """An order whose process waits for ever: for somebody to read the pipe that is its log."""
+    settings.logs.mkdir()
+    os.mkfifo(settings.logs / "job_patient.log")
+    return {"job_id": "job_patient", "attempt": 1}
+
+
 def test_an_import_leaves_the_process_with_torch_to_the_training_that_follows(standby: Standby) -> None:
     light, heavy = standby.give("import", ORDER), standby.give("train", ORDER)
     assert (type(light), type(heavy)) == (Started, Forked)
@@ -55,16 +63,15 @@ def test_a_second_job_finds_all_imported_and_ended_ones_leave_nothing(standby: S
     assert source.children() == []
 
 
-def test_a_fork_can_be_told_to_go_and_killed_before_it_is_there_and_after(standby: Standby) -> None:
-    early = standby.give("train", ORDER)
+def test_a_fork_can_be_killed_before_it_is_there_and_after(standby: Standby, patient: dict) -> None:
+    early = standby.give("train", patient)
     assert early.pid is None
     early.kill()
     assert early.poll() == -signal.SIGKILL
-    source = of_kind("forking") if (child := standby.give("train", ORDER)) else None
+    child = standby.give("train", patient)
     child.send_signal(signal.SIGSTOP)  # kept until there is a process to stop
-    until(lambda: child.poll() is None and child.pid is not None)
-    assert source is not None
-    (job,) = source.children()
+    source, job = of_kind("forking"), forked(child)
+    assert source.children() == [job]
     until(lambda: job.status() == psutil.STATUS_STOPPED)
     child.kill()
     assert child.poll() == -signal.SIGKILL
@@ -72,15 +79,12 @@ def test_a_fork_can_be_told_to_go_and_killed_before_it_is_there_and_after(standb
     assert standby.give("train", ORDER).wait(60) == 1
 
 
-def test_a_fork_dies_with_its_source_and_another_is_started(standby: Standby) -> None:
-    child = standby.give("train", ORDER)
-    child.send_signal(signal.SIGSTOP)
-    until(lambda: child.poll() is None and child.pid is not None)
-    source = of_kind("forking")
-    (job,) = source.children()
+def test_a_fork_dies_with_its_source_and_another_is_started(standby: Standby, patient: dict) -> None:
+    child = standby.give("train", patient)
+    source, job = of_kind("forking"), forked(child)
     source.kill()
     assert child.wait(10) == -signal.SIGKILL
-    until(lambda: not job.is_running())
+    until(lambda: not job.is_running() or job.status() == psutil.STATUS_ZOMBIE)
     assert standby.give("train", ORDER).wait(60) == 1
     assert of_kind("forking").pid != source.pid
 
@@ -105,6 +109,11 @@ def test_a_process_that_died_of_waiting_is_replaced(standby: Standby) -> None:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     standby.prepare()
     assert not {of_kind(kind).pid for kind in ("light", "forking")} & set(dead)
+
+
+def forked(child: Child) -> psutil.Process:
+    until(lambda: child.poll() is None and child.pid is not None)
+    return psutil.Process(child.pid)
 
 
 def of_kind(kind: str) -> psutil.Process:

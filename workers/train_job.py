@@ -123,7 +123,7 @@ def _ending(context: Context, job: Job, pictures: Pictures, parameters: int) -> 
 def _warn_of_budget(context: Context, seconds: float, following: float) -> None:
     message = (
         f"a budget of {seconds:g} s is too short for this network: what follows its training alone takes about "
-        f"{following:.0f} s; it learns for one step"
+        f"{following:.0f} s; it learns for a few steps"
     )
     with context.database.write() as session:
         jobs.fenced(session, context.hold)
