@@ -18,7 +18,7 @@ from service.auto import GFLOPS
 from service.cost import Cost, operations
 from service.datasets import versions
 from service.db.tables import DatasetVersion, Job
-from service.ending import ending
+from service.ending import Ending, ending
 from service.history import BUDGET, END, GOAL, MEMORY, PACE, QUICK_END, SHARE, START, Part
 from service.inference.choice import wanted
 from service.settings import Settings
@@ -64,7 +64,8 @@ def estimate(
     start = formula["start"] * history.ratios(session, START, spec)
     pace = history.ratios(session, PACE, spec)
     training = _every(formula["training"] * pace, _share(session, spec, goal=goal), np.multiply)
-    end = formula["end"] * history.ratios(session, _end(settings, budget), spec)
+    picture_seconds = formula["training"] / formula["pictures"] * float(np.median(pace))
+    end = _following(formula).after(picture_seconds) * history.ratios(session, _end(settings, budget), spec)
     total = _every(_every(start, end), training)
     if budget is not None:
         most = _every(total, budget["seconds"] * history.ratios(session, BUDGET, spec), np.minimum)
@@ -121,21 +122,26 @@ def calibration(session: Session) -> dict[str, Any]:
 def _formula(
     spec: dict[str, Any], needed: Cost, version: DatasetVersion, settings: Settings, budget: dict[str, float] | None
 ) -> dict[str, float]:
-    """The parts of a job before any history: seconds, and bytes of memory."""
+    """The parts of a job before any history: seconds, how much is done in them, and bytes of memory."""
     train, decoded = version.splits.get("train", 0), versions.cache_path(settings, version.id, spec["image_size"])
     batch = max(min(spec["batch_size"], train), 1)
-    steps = train // batch * spec["epochs"]
+    steps = max(train // batch * spec["epochs"], 1)
     work = operations(TrainSpec.model_validate(spec), len(version.classes)) * batch * steps
-    training = work / (GFLOPS * 1e9) + steps * STEP_SECONDS
     decoding = 0.0 if decoded.exists() else DECODED_EACH * sum(version.splits.values())
     end = ending(spec, needed.parameters, version.splits, settings, budget)
     return {
         "start": START_SECONDS + decoding,
-        "training": training,
+        "training": work / (GFLOPS * 1e9) + steps * STEP_SECONDS,
         "steps": steps,
-        "end": end.after(training / max(steps * batch, 1)),
+        "pictures": steps * batch,
+        "end": end.seconds,
+        "end_pictures": end.pictures,
         "memory": PROCESS_BYTES + needed.memory_bytes,
     }
+
+
+def _following(formula: dict[str, float]) -> Ending:
+    return Ending(formula["end"], formula["end_pictures"])
 
 
 def _share(session: Session, spec: dict[str, Any], *, goal: bool) -> NDArray[np.float64]:
@@ -156,13 +162,15 @@ def _taught(job: Job, took: Took, settings: Settings) -> list[tuple[Part, float]
     """What a finished job says of each part, over its formula."""
     assert job.estimate is not None
     formula, early = job.estimate["formula"], _early(job.spec, goal=job.goal is not None)
+    step_seconds = took.training / max(took.steps, 1)
+    following = _following(formula).after(step_seconds * formula["steps"] / formula["pictures"])
     found = [
         (START, took.start / formula["start"]),
-        (_end(settings, job.budget), max(took.whole - took.start - took.training, 0.1) / formula["end"]),
+        (_end(settings, job.budget), max(took.whole - took.start - took.training, 0.1) / following),
         (MEMORY, took.peak_bytes / formula["memory"]),
     ]
-    if took.training >= TRUE_SECONDS and took.steps:
-        found.append((PACE, took.training / took.steps / (formula["training"] / formula["steps"])))
+    if took.training >= TRUE_SECONDS:
+        found.append((PACE, step_seconds / (formula["training"] / formula["steps"])))
     if early is not None and job.stop_reason in ("completed", "early_stopped", "goal_reached"):
         found.append((early, took.steps / formula["steps"]))
     if job.budget is not None and job.stop_reason == "budget_exhausted":

@@ -31,8 +31,8 @@ class Part:
 
 START = Part("start", 0.4, 1.0, 2.5)  # until the first step
 PACE = Part("pace", 0.4, 1.0, 2.5)  # of training
-END = Part("end", 0.6, 1.0, 2.0)  # after the last step, where engines are measured
-QUICK_END = Part("quick_end", 0.6, 1.0, 2.0)  # and where the budget leaves no time for that
+END = Part("end", 0.5, 0.9, 1.3)  # after the last step, where engines are measured
+QUICK_END = Part("quick_end", 0.5, 0.9, 1.3)  # and where the budget leaves no time for that
 SHARE = Part("share", 0.2, 0.7, 1.0)  # of the planned steps, where early stopping may end a run
 GOAL = Part("goal", 0.1, 0.5, 1.0)  # and where a goal may
 BUDGET = Part("budget", 0.85, 0.95, 1.05)  # of a job that would have taken longer

@@ -66,11 +66,13 @@ def finish(
     job.stop_reason = stop_reason
     formula = found["formula"]
     training = (pace or times) * share * formula["training"]
+    each = (pace or times) * formula["training"] / formula["pictures"]
+    end = ending.Ending(formula["end"], formula["end_pictures"]).after(each)
     took = estimates.Took(
         start=times * formula["start"],
         training=training,
         steps=round(share * formula["steps"]),
-        whole=times * (formula["start"] + formula["end"]) + training,
+        whole=times * (formula["start"] + end) + training,
         peak_bytes=round(1.5 * formula["memory"]),
     )
     estimates.close(session, job, took, settings)

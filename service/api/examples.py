@@ -57,7 +57,15 @@ SPEC = {
 ESTIMATE = {
     "seconds": {"p10": 24.1, "p50": 29.5, "p90": 41.0},
     "parts": {"start": 1.9, "training": 21.0, "end": 6.2},
-    "formula": {"start": 3.0, "training": 30.1, "steps": 900, "end": 8.4, "memory": 666894336},
+    "formula": {
+        "start": 4.0,
+        "training": 30.1,
+        "steps": 900,
+        "pictures": 28800,
+        "end": 7.2,
+        "end_pictures": 5500,
+        "memory": 1140850688,
+    },
     "memory_bytes": 301989888,
     "disk_bytes": 51200000,
     "based_on": "earlier jobs of this machine",
