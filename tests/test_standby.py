@@ -71,6 +71,7 @@ def test_a_fork_can_be_killed_before_it_is_there_and_after(standby: Standby, pat
     child = standby.give("train", patient)
     child.send_signal(signal.SIGSTOP)  # kept until there is a process to stop
     source, job = of_kind("forking"), forked(child)
+    source.terminate()  # which is for jobs only: it stays
     assert source.children() == [job]
     until(lambda: job.status() == psutil.STATUS_STOPPED)
     child.kill()

@@ -23,6 +23,7 @@ PR_SET_PDEATHSIG = 1
 def serve(warm_up: Callable[[], None], work: Callable[[str], None]) -> None:
     """Forks for each line; the child does its work and ends. Returns at the end of the lines.
 
+    SIGTERM is for the jobs, and may reach one before it can heed it: who calls this has blocked it, a job lets it in.
     A first job that is there already is not kept waiting by `warm_up`; those after it find it done.
     """
     reports = os.fdopen(os.dup(1), "w", buffering=1)
@@ -59,6 +60,7 @@ def _fork(line: str, work: Callable[[str], None], reports: TextIO) -> int:
         die_with_parent()
         os.close(reports.fileno())
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         if os.getppid() == source:
             work(line)
             status = 0

@@ -42,6 +42,7 @@ def main(kind: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which asks by SIGTERM
     settings = Settings()
     if kind == "forking":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         from workers import train_job  # and with it torch
 
         forking.serve(
