@@ -158,6 +158,7 @@ def test_a_prediction_is_kept_once_however_often_it_is_sent(trained: Fovea) -> N
     assert rows_of(trained)["predictions"] == before + 1
     assert trained.http.get(f"/v1/predictions/{answers[0].json()['id']}").status_code == 200
     check(send(two, "once", store=True), 422, "idempotency_key_reused")
+    check(send(two, 256 * "x", store=True), 422, "invalid_value")
     check(send(one, "once", store=True, top_k=1), 422, "idempotency_key_reused")
     assert send(two, "twice").json()["id"] != send(two, "twice").json()["id"]  # nothing is created
     assert rows_of(trained)["predictions"] == before + 1

@@ -80,6 +80,15 @@ def test_a_fork_can_be_killed_before_it_is_there_and_after(standby: Standby, pat
     assert standby.give("train", ORDER).wait(60) == 1
 
 
+def test_a_signal_for_one_that_has_ended_meanwhile_is_nobodys(standby: Standby) -> None:
+    child = standby.give("train", ORDER)
+    child.send_signal(signal.SIGTERM)
+    source = of_kind("forking")
+    until(lambda: bool(source.children()))
+    until(lambda: not source.children())  # reaped, and nothing of it heard yet
+    assert child.wait(60) in (1, -signal.SIGTERM)
+
+
 def test_a_fork_dies_with_its_source_and_another_is_started(standby: Standby, patient: dict) -> None:
     child = standby.give("train", patient)
     source, job = of_kind("forking"), forked(child)

@@ -129,7 +129,7 @@ class Forked:
         if self.pid is None:
             self._signals.append(number)
         elif self.poll() is None:
-            os.kill(self.pid, number)
+            _signal(self.pid, number)
 
     def kill(self) -> None:
         if self.poll() is not None:
@@ -154,7 +154,7 @@ class Forked:
         if "pid" in told:
             self.pid = told["pid"]
             for number in self._signals:
-                os.kill(told["pid"], number)
+                _signal(told["pid"], number)
         else:
             self.returncode = told["returncode"]
 
@@ -176,6 +176,11 @@ def _send(process: Process, order: dict[str, Any]) -> None:
         process.stdin.write(json.dumps(order).encode() + b"\n")
     except BrokenPipeError:
         log.warning("the process that was to run the job is dead")
+
+
+def _signal(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):  # it has ended; that it has is told next
+        os.kill(pid, number)
 
 
 def _kill(process: Process) -> None:

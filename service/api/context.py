@@ -228,10 +228,16 @@ def _repeat(stored: IdempotentAnswer, wanted: str) -> Answer:
     return Answer(stored.status, stored.body, stored.headers)
 
 
-IdempotencyKey = Annotated[str | None, Header(max_length=255, description="repeat a request safely")]
+LONGEST_KEY = 255  # characters
+IdempotencyKey = Annotated[str | None, Header(max_length=LONGEST_KEY, description="repeat a request safely")]
 
 
 def once_of(request: Request, owner: str, key: str | None) -> Once:
+    """Raises InvalidValue where the framework has not looked at the header."""
+    if key is not None and len(key) > LONGEST_KEY:
+        raise InvalidValue(
+            "invalid_value", f"Idempotency-Key is longer than {LONGEST_KEY} characters", param="Idempotency-Key"
+        )
     return Once(owner, key, f"{request.method} {request.url.path}?{request.url.query}")
 
 
