@@ -63,8 +63,8 @@ def test_pictures_that_do_not_fit_on_the_device_are_sent_ahead_and_are_the_same(
     rows = np.arange(COUNT)
     whole = Split.of(packed, rows, labels, "cuda")
     sent = replace(whole, on_device=None)
-    chosen = torch.randperm(COUNT, generator=torch.Generator().manual_seed(0)).split(32)
-    for one, other in zip(whole.batches(chosen), sent.batches(chosen), strict=True):
+    order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(0))
+    for one, other in zip(whole.batches(order, 32), sent.batches(order, 32), strict=True):
         assert one.is_cuda
         assert torch.equal(one, other)
 

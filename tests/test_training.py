@@ -12,7 +12,7 @@ from service.inference.score import probabilities
 from service.spec import TrainSpec
 from workers.train_job import remedy
 from workers.training import calibration, evaluate, export
-from workers.training.augment import augment, draws, mix
+from workers.training.augment import augment, blends, draws, mix
 from workers.training.budget import total_steps
 from workers.training.course import changed, planned
 from workers.training.data import Split
@@ -38,9 +38,9 @@ def make_spec(*, several: bool = False, **changes: Any) -> dict[str, Any]:
     return resolve(TrainSpec.model_validate(wanted), DatasetFacts(30, CLASSES, 16, grey=False, several_labels=several))
 
 
-def make_run(spec: dict[str, Any], seed: int = 1, *, several: bool = False) -> Run:
+def make_run(spec: dict[str, Any], seed: int = 1, *, several: bool = False, side: int = 16) -> Run:
     random = np.random.default_rng(0)
-    packed = random.integers(0, 255, (40, 16, 16, 3), dtype=np.uint8)
+    packed = random.integers(0, 255, (40, side, side, 3), dtype=np.uint8)
     labels = random.integers(0, CLASSES, 40)
     labels = (random.random((40, CLASSES)) < 0.4).astype(np.float32) if several else labels
     rows = np.arange(40)
@@ -211,11 +211,19 @@ def test_focal_loss_without_gamma_is_cross_entropy() -> None:
 def test_mixing_tells_the_share_of_each_picture() -> None:
     images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 16, 16)
     for recipe in ({"mixup": 1.0, "cutmix": 0.0}, {"mixup": 0.0, "cutmix": 1.0}):
-        for step in range(20):
-            mixed, partners, share = mix(images, recipe, 0, step)
-            assert partners is not None
-            expected = share * images + (1 - share) * images[partners]
+        for blend in blends(recipe, 0, range(20), 16):
+            mixed, share = mix(images, blend), blend[6]
+            expected = share * images + (1 - share) * images.roll(1, 0)
             assert torch.allclose(mixed.mean((1, 2, 3)), expected.mean((1, 2, 3)), atol=1e-5)
+            if recipe["cutmix"]:
+                assert mixed.unique().numel() <= 4  # of whole pictures, nothing in between
+    assert torch.equal(mix(images, blends(None, 0, range(1), 16)[0]), images)
+
+
+def test_how_a_step_mixes_depends_on_its_number_alone() -> None:
+    recipe = {"mixup": 0.4, "cutmix": 1.0}
+    assert torch.equal(blends(recipe, 3, range(5, 9), 16), blends(recipe, 3, range(9), 16)[5:])
+    assert len(blends(recipe, 3, range(9), 16).unique(dim=0)) == 9
 
 
 def test_a_goal_ends_the_run_when_it_is_reached() -> None:

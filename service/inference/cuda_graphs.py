@@ -7,7 +7,8 @@ loaded, and a batch takes the next larger. https://pytorch.org/blog/accelerating
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -18,8 +19,9 @@ SIZES = (1, 2, 4, 8, 16, 32, 64)
 WARM, TIMED = 3, 20  # passes
 GAIN = 0.9  # of the time without graphs is what they may take at most
 
+T = TypeVar("T")
 Replay = Callable[[], Any]
-Capture = Callable[[nn.Module, torch.Tensor], Replay]
+Capture = Callable[[Replay], Replay]
 
 
 class Graphs(nn.Module):
@@ -31,7 +33,7 @@ class Graphs(nn.Module):
         super().__init__()
         self._module = module
         self._images = {size: torch.zeros(size, 3, side, side, dtype=torch.uint8, device=device) for size in sizes}
-        self._replays = {size: capture(module, images) for size, images in self._images.items()}
+        self._replays = {size: capture(partial(_seen, module, images)) for size, images in self._images.items()}
 
     def forward(self, images: torch.Tensor) -> Any:
         size = next((size for size in self._images if size >= len(images)), None)
@@ -44,20 +46,29 @@ class Graphs(nn.Module):
         return {name: tensor[: len(images)] for name, tensor in found.items()}
 
 
-def captured(module: nn.Module, images: torch.Tensor) -> Replay:
-    """One pass over `images`, to be run again for whatever they hold by then."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+def on(stream: torch.cuda.Stream, call: Callable[[], T]) -> T:
+    """`call` on another stream, after all that was asked of this one and before all that follows."""
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.inference_mode(), torch.cuda.stream(stream):
-        for _ in range(WARM):
-            module(images)
+    with torch.cuda.stream(stream):
+        found = call()
     torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    # other threads may go on serving other models meanwhile
-    with torch.inference_mode(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        found = module(images)
+    return found
 
-    def replay() -> Any:
+
+def captured(call: Callable[[], T], stream: torch.cuda.Stream | None = None, warm: int = WARM) -> Callable[[], T]:
+    """`call` as one launch: what it returns, and what it reads and writes beside that, stays where it is in memory.
+
+    It is called `warm` times before, for what a library prepares at a first call cannot be captured.
+    """
+    stream = stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    for _ in range(warm):
+        on(stream, call)
+    graph = torch.cuda.CUDAGraph()
+    # other threads may go on using the card meanwhile
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        found = call()
+
+    def replay() -> T:
         graph.replay()
         return found
 
@@ -86,6 +97,11 @@ def _alike(module: nn.Module, graphs: nn.Module, images: torch.Tensor) -> bool:
     named = plain if isinstance(plain, dict) else {"logits": plain}
     others = found if isinstance(found, dict) else {"logits": found}
     return all(torch.allclose(tensor, others[name], atol=1e-5) for name, tensor in named.items())
+
+
+def _seen(module: nn.Module, images: torch.Tensor) -> Any:
+    with torch.inference_mode():
+        return module(images)
 
 
 def _seconds(module: nn.Module, images: torch.Tensor) -> float:

@@ -49,27 +49,36 @@ def augment(images: torch.Tensor, luck: torch.Tensor, recipe: dict[str, Any] | N
     return _erase(changed, luck[:, 9:12], recipe["erase"]) if recipe["erase"] else changed
 
 
-def mix(
-    images: torch.Tensor, recipe: dict[str, Any] | None, seed: int, step: int
-) -> tuple[torch.Tensor, torch.Tensor | None, float]:
-    """The batch mixed with itself rolled by one: images, the (B,) indices of the partners, and the own share.
+def blends(recipe: dict[str, Any] | None, seed: int, steps: range, side: int) -> torch.Tensor:
+    """(N, 7) float32, for each step how its pictures of `side` pixels are mixed: the share of the own picture inside a
+    rectangle, that outside, its rows and columns (first and one past the last), the own share of the whole picture.
+    (N, 0) where nothing is mixed.
 
     mixup blends whole pictures (Zhang et al. 2018), cutmix lays a rectangle of the partner on top (Yun et al. 2019).
-    Partners are None where nothing was mixed.
     """
     if recipe is None or not (recipe["mixup"] or recipe["cutmix"]):
-        return images, None, 1.0
-    luck = np.random.default_rng(derive(seed, "mix", step))
+        return torch.empty(len(steps), 0)
+    return torch.tensor([_blend(recipe, np.random.default_rng(derive(seed, "mix", step)), side) for step in steps])
+
+
+def _blend(recipe: dict[str, Any], luck: np.random.Generator, side: int) -> tuple[float, ...]:
     cut = bool(recipe["cutmix"]) and (not recipe["mixup"] or luck.random() < 0.5)
     alpha = recipe["cutmix"] if cut else recipe["mixup"]
     share = float(luck.beta(alpha, alpha))
-    partners = torch.arange(len(images), device=images.device).roll(1)
     if not cut:
-        return torch.lerp(images[partners], images, share), partners, share
-    top, bottom, left, right = _rectangle(images.shape[3], (1 - share) ** 0.5, luck.random(), luck.random())
-    images = images.clone()
-    images[:, :, top:bottom, left:right] = images[partners, :, top:bottom, left:right]
-    return images, partners, 1 - (bottom - top) * (right - left) / images.shape[3] ** 2
+        return share, share, 0, 0, 0, 0, share
+    top, bottom, left, right = _rectangle(side, (1 - share) ** 0.5, luck.random(), luck.random())
+    return 0, 1, top, bottom, left, right, 1 - (bottom - top) * (right - left) / side**2
+
+
+def mix(images: torch.Tensor, blend: torch.Tensor) -> torch.Tensor:
+    """(B, 3, S, S) float, each mixed with the one before it, by a row of `blends`."""
+    if not len(blend):
+        return images
+    inside, outside, top, bottom, left, right, _ = blend
+    line = torch.arange(images.shape[3], device=images.device)
+    rows, columns = (line >= top) & (line < bottom), (line >= left) & (line < right)
+    return images.roll(1, 0).lerp(images, torch.where(rows[:, None] & columns, inside, outside))
 
 
 def _rectangle(side: int, share: float, down: float, across: float) -> tuple[int, int, int, int]:
@@ -119,8 +128,8 @@ def _colour(images: torch.Tensor, luck: torch.Tensor, recipe: dict[str, Any]) ->
         mean = images.mean((1, 2, 3), keepdim=True)
         images = torch.lerp(mean.expand_as(images), images, 1 + _column(signed[:, 1]) * recipe["contrast"])
     if recipe["saturation"]:
-        luma = torch.tensor(LUMA, device=images.device).view(3, 1, 1)
-        grey = (images * luma).sum(1, keepdim=True).expand_as(images)
+        red, green, blue = torch.split(images, 1, 1)
+        grey = (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue).expand_as(images)
         images = torch.lerp(grey, images, 1 + _column(signed[:, 2]) * recipe["saturation"])
     return images
 

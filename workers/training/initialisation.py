@@ -80,7 +80,7 @@ def _patches(
     luck = generator(seed, "parts whitened")
     sums, products, count = torch.zeros(size).double(), torch.zeros(size, size).double(), 0
     for some in torch.split(chosen, pictures):
-        images = before(normalise(train.images(some)))  # (B, 3, S, S)
+        images = before(normalise(train.images(some).cpu()))  # (B, 3, S, S), where the network still is
         top, left = torch.randint(side - part + 1, (2,), generator=luck).tolist()
         images = images[:, :, top : top + part, left : left + part]
         patches = F.unfold(images, window).double().cpu()  # (B, D, L)

@@ -4,8 +4,9 @@ No callbacks, no database. Between two yields the state is that of a step bounda
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from torch.func import functional_call
 from service.errors import InvalidValue
 from service.networks import side_while_growing, work_while_growing
 from workers.training import multilabel
-from workers.training.augment import augment, draws, mix, normalise
+from workers.training.augment import augment, blends, draws, mix, normalise
 from workers.training.course import planned
 from workers.training.data import Split, epoch_order
+from workers.training.launching import Launcher, card
 from workers.training.losses import loss_of, plain, right
 from workers.training.optim import head_of, learning_rate
 from workers.training.precision import DTYPES
@@ -26,6 +28,7 @@ from workers.training.randomness import seed_globally
 from workers.training.state import TrainState
 
 YIELD_SECONDS = 0.25
+VALIDATION_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,18 @@ class Run:
         return work_while_growing(growth, self.spec["image_size"], self.spec["network"], *shares)
 
 
+@dataclass(frozen=True)
+class How:
+    """What a step does that is not in its numbers."""
+
+    side: int | None  # in pixels, of the pictures while they grow
+    parts: int  # in which the batch is taken
+    head_only: bool  # what went before the class layer is frozen
+
+
+Learn = Callable[..., torch.Tensor]
+
+
 def train(state: TrainState, run: Run) -> Iterator[StepProgress]:
     """Goes on from `state` to the end, yielding an EpochResult per epoch and a StepProgress every quarter second.
 
@@ -121,30 +136,41 @@ def train(state: TrainState, run: Run) -> Iterator[StepProgress]:
     """
     counters = state.counters
     counters.total = counters.total or run.steps
+    learn: Learn = partial(_learn, state, run)
+    if run.device != "cpu" and not state.scaler.is_enabled():  # how a scaler goes on is decided on the processor
+        learn = Launcher(learn, card())
     while counters.step < counters.total and not counters.ended:
-        yield from _epoch(state, run)
+        yield from _epoch(state, run, learn)
 
 
-def _epoch(state: TrainState, run: Run) -> Iterator[StepProgress]:
+def _epoch(state: TrainState, run: Run, learn: Learn) -> Iterator[StepProgress]:
     """One pass over the training pictures, or what is left of it; the last of a run may be a part."""
     counters = state.counters
     epoch, first = divmod(counters.step, run.batches)
-    order = epoch_order(run.seed, epoch, len(run.train))
-    luck = draws(run.seed, epoch, len(run.train), alternating=_alternating(run))
+    order = epoch_order(run.seed, epoch, len(run.train))[first * run.batch_size : run.batches * run.batch_size]
+    luck = draws(run.seed, epoch, len(run.train), alternating=_alternating(run))[order]
+    steps = range(counters.step, counters.step + run.batches - first)
+    mixing = blends(run.spec["augment"], run.seed, steps, run.spec["image_size"])
+    given = zip(
+        run.train.batches(order, run.batch_size),
+        torch.split(luck.to(run.device), run.batch_size),
+        torch.split(run.train.labels[order.to(run.device)], run.batch_size),
+        mixing.to(run.device),
+        strict=True,
+    )
     state.network.train()
-    _freeze(state, run, epoch)
+    head_only = _freeze(state, run, epoch)
     sums = [counters.epoch_loss, float(counters.epoch_correct)]
     totals = torch.tensor(sums, dtype=torch.float64, device=run.device)  # read only when yielding
     seen, started = 0, time.monotonic()
     since, batch = started, first
-    left = torch.split(order[first * run.batch_size : run.batches * run.batch_size], run.batch_size)
-    for chosen, images in zip(left, run.train.batches(left), strict=True):
-        totals += _step(state, run, images, chosen, luck)
-        counters.step += 1
+    for numbers in given:
+        how = How(run.side(counters.step / counters.total), run.parts(counters.step), head_only)
+        totals += _step(state, run, learn, how, numbers)
         if counters.step in run.revisions:
             state.revise(run.revisions[counters.step])
         batch += 1
-        seen += len(chosen)
+        seen += run.batch_size
         if counters.step >= counters.total:
             break
         due = time.monotonic() - since >= YIELD_SECONDS or counters.step == run.until
@@ -156,13 +182,14 @@ def _epoch(state: TrainState, run: Run) -> Iterator[StepProgress]:
     yield _finish_epoch(state, run, epoch + 1, batch, seen / max(time.monotonic() - started, 1e-9))
 
 
-def _freeze(state: TrainState, run: Run, epoch: int) -> None:
-    """In the first epochs of a transfer only the class layer learns."""
+def _freeze(state: TrainState, run: Run, epoch: int) -> bool:
+    """In the first epochs of a transfer only the class layer learns: is this one of them?"""
     if run.spec["transfer"] is None:
-        return
-    head = set(head_of(state.network).parameters())
+        return False
+    head, head_only = set(head_of(state.network).parameters()), epoch < run.spec["transfer"]["head_epochs"]
     for parameter in state.learned:
-        parameter.requires_grad_(epoch >= run.spec["transfer"]["head_epochs"] or parameter in head)
+        parameter.requires_grad_(not head_only or parameter in head)
+    return bool(head_only)
 
 
 def _alternating(run: Run) -> bool:
@@ -174,23 +201,43 @@ def _progress(state: TrainState, run: Run, epoch: int, speed: float) -> StepProg
     return StepProgress(epoch, -(-counters.total // run.batches), counters.step, counters.total, speed)
 
 
-def _step(state: TrainState, run: Run, images: torch.Tensor, chosen: torch.Tensor, luck: torch.Tensor) -> torch.Tensor:
-    """One optimiser step with the uint8 images of the chosen rows.
-
-    (2,) sum of the loss and number of right answers over the batch, on the device.
-    """
-    counters, recipe = state.counters, run.spec["augment"]
-    labels = run.train.labels[chosen.to(run.device)]
-    images = augment(images, luck[chosen], recipe)
-    images, partners, share = mix(images, recipe, run.seed, counters.step)
-    if (side := run.side(counters.step / counters.total)) is not None:
-        images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+def _step(state: TrainState, run: Run, learn: Learn, how: How, numbers: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """One optimiser step: (2,) sum of the loss and number of right answers over the batch, on the device."""
+    counters = state.counters
+    rate = run.learning_rate(counters.step, counters.total)
     seed_globally(run.seed, "dropout", counters.step)
+    told = learn(how, *numbers, rate if run.device == "cpu" else torch.full((), rate, device=run.device))
+    if run.spec["ema"]:
+        state.follow(run.spec["ema"]["decay"])
+    counters.step += 1
+    return told
+
+
+def _learn(
+    state: TrainState,
+    run: Run,
+    how: How,
+    images: torch.Tensor,
+    luck: torch.Tensor,
+    labels: torch.Tensor,
+    blend: torch.Tensor,
+    rate: torch.Tensor | float,
+) -> torch.Tensor:
+    """All of a step that a device does, from (B, 3, S, S) uint8 images to new weights; nothing here may wait for it.
+
+    `luck` and `blend` are those of `augment` and `mix`. (2,) as of `_step`.
+    """
+    changed = mix(augment(images, luck, run.spec["augment"]), blend)
+    if how.side is not None:
+        changed = F.interpolate(changed, (how.side, how.side), mode="bilinear", antialias=True)
+    changed = changed.contiguous(memory_format=run.layout)
     state.clear_gradients()
     told = torch.zeros(2, dtype=torch.float64, device=run.device)
-    for rows in torch.arange(len(chosen), device=run.device).tensor_split(run.parts(counters.step)):
-        told += _backward(state, run, images, labels, rows, partners, share)
-    _descend(state, run)
+    others = labels.roll(1, 0)  # of the pictures that were mixed in
+    parts = (torch.tensor_split(whole, how.parts) for whole in (changed, labels, others))
+    for some, own, mixed_in in zip(*parts, strict=True):
+        told += _backward(state, run, some, own, mixed_in, blend[6:], len(some) / len(changed))
+    _descend(state, run, rate)
     return told
 
 
@@ -199,24 +246,25 @@ def _backward(
     run: Run,
     images: torch.Tensor,
     labels: torch.Tensor,
-    rows: torch.Tensor,
-    partners: torch.Tensor | None,
-    share: float,
+    others: torch.Tensor,
+    share: torch.Tensor,
+    of_batch: float,
 ) -> torch.Tensor:
-    """Adds the gradients of a part of the batch; (2,) sum of its loss and number of its right answers."""
-    taken = images if len(rows) == len(images) else images[rows]
+    """Adds the gradients of a part of the batch; (2,) sum of its loss and number of its right answers.
+
+    `share` (1,) is that of the labels beside the `others`, or (0,) where nothing was mixed.
+    """
     with run.autocast():
-        logits = state.forward(taken.contiguous(memory_format=run.layout))
-    loss = run.loss(logits, labels[rows])
-    if partners is not None:
-        loss = share * loss + (1 - share) * run.loss(logits, labels[partners[rows]])
-    state.scaler.scale(loss * (len(rows) / len(images))).backward()  # type: ignore[no-untyped-call]
-    correct = right(logits.detach(), labels[rows]).sum()
-    return torch.stack((loss.detach().double() * len(rows), correct.double()))
+        logits = state.forward(images)
+    loss = run.loss(logits, labels)
+    if len(share):
+        loss = (share * loss + (1 - share) * run.loss(logits, others)).squeeze()
+    state.scaler.scale(loss * of_batch).backward()  # type: ignore[no-untyped-call]
+    correct = right(logits.detach(), labels).sum()
+    return torch.stack((loss.detach().double() * len(images), correct.double()))
 
 
-def _descend(state: TrainState, run: Run) -> None:
-    rate = run.learning_rate(state.counters.step, state.counters.total)
+def _descend(state: TrainState, run: Run, rate: torch.Tensor | float) -> None:
     for group in state.optimizer.param_groups:
         group["lr"] = rate * group["scale"]
     if (longest := run.spec["optimizer"]["clip_norm"]) is not None:
@@ -224,8 +272,6 @@ def _descend(state: TrainState, run: Run) -> None:
         torch.nn.utils.clip_grad_norm_(state.network.parameters(), longest)
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    if run.spec["ema"]:
-        state.follow(run.spec["ema"]["decay"])
 
 
 def _settle(state: TrainState, totals: torch.Tensor) -> None:
@@ -260,10 +306,10 @@ def validate(state: TrainState, run: Run) -> dict[str, float]:
     state.network.eval()
     weights = state.average if state.average is not None else dict(state.network.state_dict())
     answers = []
+    size = VALIDATION_BATCH if run.device == "cpu" else max(VALIDATION_BATCH, run.batch_size)
     with torch.inference_mode(), run.autocast():
-        for start in range(0, len(run.val), 256):
-            chosen = torch.arange(start, min(start + 256, len(run.val)))
-            images = normalise(run.val.images(chosen)).contiguous(memory_format=run.layout)
+        for taken in run.val.batches(torch.arange(len(run.val)), size):
+            images = normalise(taken).contiguous(memory_format=run.layout)
             answers.append(functional_call(state.network, weights, (images,)).float())
     logits, labels = torch.cat(answers), run.val.labels
     metrics = {

@@ -45,7 +45,7 @@ class Muon(torch.optim.Optimizer):
         matrix = ahead.reshape(len(ahead), -1)
         update = orthogonalise(matrix).view_as(parameter)
         scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
-        parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)
+        parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update.mul_(group["lr"] * scale))
 
     def _adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         for parameter in parameters:

@@ -28,7 +28,8 @@ def optimizer(network: nn.Module, spec: dict[str, Any], backbone_rate: float = 1
     if spec["name"] == "sgd":
         return torch.optim.SGD(groups, lr=spec["lr"], momentum=momentum, nesterov=momentum > 0, fused=True)
     kind = torch.optim.AdamW if spec["name"] == "adamw" else torch.optim.Adam
-    return kind(groups, lr=spec["lr"], fused=True)
+    on_card = next(network.parameters()).is_cuda  # where its steps are to be captured
+    return kind(groups, lr=spec["lr"], fused=True, capturable=on_card)
 
 
 def _groups(network: nn.Module, spec: dict[str, Any], backbone_rate: float) -> Iterator[dict[str, Any]]:

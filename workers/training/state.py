@@ -82,8 +82,8 @@ class TrainState:
         weight = 1 - min(decay, (1 + step) / (10 + step))
         floats = [name for name, tensor in now.items() if tensor.is_floating_point()]
         torch._foreach_lerp_([self.average[name] for name in floats], [now[name] for name in floats], weight)
-        for name in now.keys() - floats:
-            self.average[name].copy_(now[name])
+        if counts := list(now.keys() - floats):
+            torch._foreach_copy_([self.average[name] for name in counts], [now[name] for name in counts])
 
     def load_bytes(self, data: bytes) -> None:
         """Restores exactly what `to_bytes` wrote; raises when names or shapes are not this network's."""
