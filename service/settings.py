@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import sys
 from pathlib import Path
 from typing import Literal, Self
 
@@ -13,6 +14,7 @@ MiB = 1024**2
 GiB = 1024**3
 
 
+GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 DIVIDED = ("model_memory_bytes", "inference_queue", "max_bodies_bytes")  # among the processes that serve
 
 
@@ -47,7 +49,7 @@ class Settings(BaseSettings):
     max_infer_json_bytes: int = Field(16 * MiB, gt=0, description="largest JSON part of one request to /v2")
     max_body_bytes: int = Field(1 * MiB, gt=0, description="largest JSON body other than classify's")
     max_training_memory_bytes: int | None = Field(
-        None, gt=0, description="most memory a network may need; default 80 %"
+        None, gt=0, description="most memory a network may need; default 80 %, on a graphics card what it has"
     )
     disk_reserve_bytes: int = Field(512 * MiB, ge=0, description="free disk below which uploads are refused (507)")
     receive_timeout_seconds: float = Field(30.0, gt=0, description="longest silence of a client while it sends a body")
@@ -109,6 +111,17 @@ class Settings(BaseSettings):
     def training_threads(self) -> int:
         """Of a job: a second thread on a core has nothing to add to what the first computes."""
         return self.threads or psutil.cpu_count(logical=False) or 1
+
+    @property
+    def on_gpu(self) -> bool:
+        """Without asking torch, whose import takes seconds."""
+        return self.device.startswith("cuda") or (self.device == "auto" and any(path.exists() for path in GPU_DRIVERS))
+
+    @property
+    def training_memory_bytes(self) -> int:
+        """The most that a network may need. A card that has too little says so, and gets the batch in parts."""
+        machine = sys.maxsize if self.on_gpu else int(psutil.virtual_memory().total * 0.8)
+        return self.max_training_memory_bytes or machine
 
     def share(self) -> Self:
         """What each of the `processes` gets of what they divide among them."""

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,15 @@ from workers.training.state import prepare, start, weights_sha256
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 SIDE, CLASSES, COUNT = 32, 3, 300
+LAYERS: list[dict[str, Any]] = [
+    {"conv": {"filters": 24, "kernel": 2, "padding": 0, "activation": "gelu"}},
+    {"conv": {"filters": 32}},
+    {"max_pool": 2},
+    {"batch_norm": {}},
+    {"activation": "gelu"},
+    {"conv": {"filters": 32, "batch_norm": True, "activation": "gelu"}},
+    {"global_avg_pool": {}},
+]
 
 
 def pictures() -> tuple[np.ndarray, np.ndarray]:
@@ -56,6 +66,56 @@ def test_every_precision_learns_and_repeats_itself_to_the_bit(wanted: str) -> No
     first, accuracy = trained(wanted)
     assert accuracy > 0.9
     assert trained(wanted)[0] == first
+
+
+def whole_run(gain: float, monkeypatch: pytest.MonkeyPatch, name: str, stop_after: int = 0) -> str:
+    """The weights after 40 steps with everything that draws, mixes and averages; stopped once and resumed if wanted."""
+    monkeypatch.setattr("workers.training.launching.GAIN", gain)
+    monkeypatch.setattr("workers.training.loop.YIELD_SECONDS", 0.0)
+    prepare("cuda", 2)
+    asked = {
+        "network": {"layers": [*LAYERS, {"dropout": {"p": 0.3}}, {"dense": {"units": 16, "activation": "relu"}}]},
+        "optimizer": {"name": name, "lr": 0.003, "clip_norm": 1.0},
+        "augment": {"mixup": 0.4, "cutmix": 1.0, "crop": 0.1, "rotate": 10.0, "saturation": 0.2, "erase": 0.1},
+        "ema": {"decay": 0.9},
+        "initialisation": {"whitening": {}, "identity": True},
+    }
+    spec = resolve(
+        TrainSpec.model_validate({"epochs": 5, "image_size": SIDE, "batch_size": 32, **asked}),
+        DatasetFacts(COUNT, CLASSES, SIDE, grey=False),
+    )
+    packed, labels = pictures()
+    plan = {"precision": "bf16", "channels_last": True}
+    split = Split.of(packed, np.arange(COUNT), labels, "cuda")
+    state, run = start(spec, CLASSES, 0, "cuda", plan, train=split), Run(split, split, spec, plan, 0)
+    for progress in train(state, run):
+        if progress.step == stop_after:
+            saved = state.to_bytes()
+            state = start(spec, CLASSES, 1, "cuda", plan, train=split)
+            state.load_bytes(saved)
+            for _ in train(state, run):
+                pass
+            break
+    return weights_sha256(state.network.state_dict())
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd", "muon"])
+def test_steps_in_one_launch_teach_what_single_kernels_do_to_the_bit(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "fovea.job"):
+        plain = whole_run(0.0, monkeypatch, name)
+        assert whole_run(float("inf"), monkeypatch, name) == plain
+        assert whole_run(float("inf"), monkeypatch, name, stop_after=17) == plain
+    assert all("as a CUDA graph" in text for text in caplog.messages), caplog.messages
+
+
+def test_small_steps_are_graphs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A step of a hundred small kernels takes several times as long to launch as to run."""
+    with caplog.at_level("INFO", "fovea.job"):
+        whole_run(0.5, monkeypatch, "adam")
+    kernels, graph = (float(word) for word in caplog.messages[0].split() if word[0].isdigit())
+    assert graph < 0.5 * kernels
 
 
 def test_pictures_that_do_not_fit_on_the_device_are_sent_ahead_and_are_the_same() -> None:

@@ -85,7 +85,7 @@ def _next(search: Search) -> Job | None:
     log.info("trial %d tries %s", number, parameters)
     spec, impossible = vary(base, parameters), None
     try:
-        spec = resolve_varied(base, parameters, facts, context.settings.max_training_memory_bytes)
+        spec = resolve_varied(base, parameters, facts, context.settings.training_memory_bytes)
     except ServiceError as error:
         impossible = error
     rows = search.rows()

@@ -15,7 +15,6 @@ import time
 from contextlib import suppress
 from typing import IO, Any, Protocol
 
-from service.inference.choice import on_gpu
 from service.settings import Settings
 
 log = logging.getLogger("fovea.worker")
@@ -49,7 +48,7 @@ class Child(Protocol):
 
 class Standby:
     def __init__(self, settings: Settings) -> None:
-        self._forks = sys.platform == "linux" and not on_gpu(settings.device)
+        self._forks = sys.platform == "linux" and not settings.on_gpu
         self._waiting: dict[str, Process] = {}
 
     def prepare(self) -> None:

@@ -160,7 +160,7 @@ def _resolved(session: Session, body: TrainRequest, settings: Settings) -> tuple
     spec, reasons = explained(
         pinned,
         facts,
-        settings.max_training_memory_bytes,
+        settings.training_memory_bytes,
         source=source,
         budget_seconds=body.budget.seconds if body.budget else None,
         gflops=estimates.gflops(session),

@@ -38,7 +38,7 @@ def dry_run(session: Session, body: SearchRequest, settings: Settings) -> dict[s
     The estimate is that of the base spec for every trial; pruning makes a search shorter.
     """
     version = versions.find_ready(session, body.dataset)
-    facts, memory_bytes = versions.facts(version), settings.max_training_memory_bytes
+    facts, memory_bytes = versions.facts(version), settings.training_memory_bytes
     if not version.splits.get("val"):
         raise InvalidValue(
             "no_validation_pictures",

@@ -2,7 +2,6 @@
 
 import importlib.util
 import math
-from pathlib import Path
 from typing import Any
 
 from service.errors import InternalError
@@ -13,7 +12,6 @@ OTHERS = (Backend("openvino", "bf16"), Backend("openvino"), Backend("onnxruntime
 INT8 = (Backend("onnxruntime", "int8"), Backend("openvino", "int8"))
 ENGINES_FROM = 30.0  # seconds of a budget below which torch serves, unmeasured
 QUICK_MS = 0.5  # of one picture: see decision 0015
-GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 
 
 def certified(card: dict[str, Any]) -> list[Backend]:
@@ -29,7 +27,7 @@ def certified(card: dict[str, Any]) -> list[Backend]:
 def pick(card: dict[str, Any], settings: Settings) -> Backend:
     """FOVEA_ENGINE where it was certified for this version, else the best that was and that this machine has."""
     allowed = certified(card)
-    if on_gpu(settings.device) and TORCH in allowed:
+    if settings.on_gpu and TORCH in allowed:
         return TORCH
     preferred = [one for one in allowed if one.name == settings.engine]
     for one in (*preferred, *allowed):
@@ -55,7 +53,7 @@ def pace(milliseconds: dict[str, float]) -> float:
 def wanted(settings: Settings, budget: dict[str, float] | None = None) -> list[Backend]:
     """The engines beside torch that may be chosen, and for which a job has the time; no engine is asked."""
     hurried = budget is not None and budget["seconds"] < ENGINES_FROM
-    if settings.engine == "torch" or on_gpu(settings.device) or hurried:
+    if settings.engine == "torch" or settings.on_gpu or hurried:
         return []
     return [one for one in OTHERS if settings.engine in ("auto", one.name)]
 
@@ -67,7 +65,7 @@ def candidates(settings: Settings, budget: dict[str, float] | None = None) -> li
 
 def of_int8(settings: Settings) -> list[Backend]:
     """The engines that may serve a version in eight bits here: none on a graphics card, which torch serves."""
-    if on_gpu(settings.device):
+    if settings.on_gpu:
         return []
     return [one for one in INT8 if settings.engine in ("auto", one.name) and runs_here(one)]
 
@@ -80,8 +78,3 @@ def runs_here(backend: Backend) -> bool:
     from service.inference.onnx_program import bf16_pays
 
     return bf16_pays()
-
-
-def on_gpu(device: str) -> bool:
-    """Without asking torch, whose import takes seconds."""
-    return device.startswith("cuda") or (device == "auto" and any(path.exists() for path in GPU_DRIVERS))
