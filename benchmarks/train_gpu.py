@@ -46,7 +46,7 @@ WARM_STEPS, SECONDS = 8, 3.0
 def _group(filters: int) -> list[dict[str, Any]]:
     activated = {"batch_norm": True, "activation": "gelu"}
     pooled = [{"max_pool": 2}, {"batch_norm": {}}, {"activation": "gelu"}]
-    return [{"conv": {"filters": filters}}, *pooled, {"conv": {"filters": filters, **activated}}]
+    return [{"conv": {"filters": filters, "bias": False}}, *pooled, {"conv": {"filters": filters, **activated}}]
 
 
 AIRBENCH = {
@@ -65,7 +65,7 @@ AS_PUBLISHED = {
     "loss": {"name": "cross_entropy", "label_smoothing": 0.2},
     "ema": None,
 }
-BARE = {"augment": None, "ema": None, "optimizer": {"name": "adam", "lr": 1e-3}}
+BARE = {"augment": None, "ema": None, "progressive": None, "optimizer": {"name": "adam", "lr": 1e-3}}
 CASES: tuple[tuple[str, dict[str, Any], int, int], ...] = (
     ("airbench94", AS_PUBLISHED, 32, 2000),
     ("classic", {"network": "classic", **BARE}, 32, 128),

@@ -40,30 +40,44 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
-class Conv(Strict):
+class Affine(Strict):
+    """Numbers times weights, and what follows at once."""
+
+    batch_norm: bool = Field(False, description="batch normalisation before the activation")
+    bias: bool | None = Field(
+        None, description="a number of its own for each that it gives; where left out, unless batch_norm is on"
+    )
+    activation: Activation | None = Field(None, description="what its numbers go through; null: nothing")
+
+    @property
+    def has_bias(self) -> bool:
+        return not self.batch_norm if self.bias is None else self.bias
+
+    def extra_parameters(self, filters: int) -> int:
+        """Those beside the weights."""
+        return filters * (2 * self.batch_norm + self.has_bias)
+
+
+class Conv(Affine):
     """Convolution, then batch normalisation if asked for, then the activation."""
 
     filters: Filters
     kernel: Side = Field(3, description="side of the window, in pixels")
     stride: Side = Field(1, description="pixels between two windows")
     padding: Annotated[int, Field(ge=0, le=15)] | Literal["same"] = Field("same", description="'same' is kernel // 2")
-    batch_norm: bool = Field(False, description="batch normalisation before the activation")
-    activation: Activation | None = Field(None, description="what its numbers go through; null: nothing")
 
     @property
     def padding_px(self) -> int:
         return self.kernel // 2 if self.padding == "same" else self.padding
 
 
-class DepthwiseConv(Strict):
+class DepthwiseConv(Affine):
     """A convolution of each channel by itself; then batch normalisation if asked for, then the activation."""
 
     kernel: Side = Field(3, description="side of the window, in pixels")
     stride: Side = Field(1, description="pixels between two windows")
     padding: Annotated[int, Field(ge=0, le=15)] | Literal["same"] = Field("same", description="'same' is kernel // 2")
     multiplier: Annotated[int, Field(ge=1, le=16)] = Field(1, description="filters of each channel")
-    batch_norm: bool = Field(False, description="batch normalisation before the activation")
-    activation: Activation | None = Field(None, description="what its numbers go through; null: nothing")
 
     @property
     def padding_px(self) -> int:
@@ -101,10 +115,8 @@ class Dropout(Strict):
     p: float = Field(0.5, ge=0, lt=1, description="share of the numbers that a training step leaves out")
 
 
-class Dense(Strict):
+class Dense(Affine):
     units: Units
-    batch_norm: bool = Field(False, description="batch normalisation before the activation")
-    activation: Activation | None = Field(None, description="what its numbers go through; null: nothing")
 
 
 class Empty(Strict):
@@ -204,7 +216,7 @@ def _shapes(network: LayersNetwork, image_size: int, classes: int) -> Iterator[L
         row = _after(layer, shape, f"/spec/network/layers/{index}/{layer.kind}")
         shape = row.out
         yield row
-    yield _dense("classes", classes, shape, batch_norm=False)
+    yield _dense("classes", Dense(units=classes), shape)
 
 
 def _after(layer: Layer, shape: tuple[int, ...], param: str) -> LayerShape:
@@ -226,7 +238,7 @@ def _after(layer: Layer, shape: tuple[int, ...], param: str) -> LayerShape:
         size, stride = layer.pool.size, layer.pool.stride or layer.pool.size
         return LayerShape(kind, (shape[0], *_slide(shape, size, stride, 0, param)), 0, 0)
     if layer.dense is not None:
-        return _dense(kind, layer.dense.units, shape, layer.dense.batch_norm)
+        return _dense(kind, layer.dense, shape)
     if kind == "global_avg_pool":
         return LayerShape(kind, (shape[0],), 0, 0)
     if kind == "flatten":
@@ -237,7 +249,7 @@ def _after(layer: Layer, shape: tuple[int, ...], param: str) -> LayerShape:
 def _conv(conv: Conv, shape: tuple[int, ...], param: str) -> LayerShape:
     height, width = _slide(shape, conv.kernel, conv.stride, conv.padding_px, param)
     weights = shape[0] * conv.filters * conv.kernel**2
-    parameters = weights + (2 * conv.filters if conv.batch_norm else conv.filters)  # a bias only without batch_norm
+    parameters = weights + conv.extra_parameters(conv.filters)
     return LayerShape("conv", (conv.filters, height, width), parameters, weights * height * width)
 
 
@@ -245,7 +257,7 @@ def _depthwise(conv: DepthwiseConv, shape: tuple[int, ...], param: str) -> Layer
     height, width = _slide(shape, conv.kernel, conv.stride, conv.padding_px, param)
     filters = shape[0] * conv.multiplier
     weights = filters * conv.kernel**2
-    parameters = weights + (2 * filters if conv.batch_norm else filters)
+    parameters = weights + conv.extra_parameters(filters)
     return LayerShape("depthwise_conv", (filters, height, width), parameters, weights * height * width)
 
 
@@ -282,9 +294,9 @@ def shortcut_stride(before: tuple[int, ...], after: tuple[int, ...], param: str 
     )
 
 
-def _dense(kind: str, units: int, shape: tuple[int, ...], batch_norm: bool) -> LayerShape:
-    weights = prod(shape) * units
-    return LayerShape(kind, (units,), weights + (2 * units if batch_norm else units), weights)
+def _dense(kind: str, dense: Dense, shape: tuple[int, ...]) -> LayerShape:
+    weights = prod(shape) * dense.units
+    return LayerShape(kind, (dense.units,), weights + dense.extra_parameters(dense.units), weights)
 
 
 def _slide(shape: tuple[int, ...], size: int, stride: int, padding: int, param: str) -> tuple[int, int]:

@@ -48,8 +48,9 @@ COMPACT = LayersNetwork.model_validate(
 
 
 def _pooled(filters: int) -> list[dict[str, Any]]:
-    """A convolution, a pool, and only then what is done to every number: a quarter as many."""
-    conv = {"conv": {"filters": filters}}
+    """A convolution, a pool, and only then what is done to every number: a quarter as many. The normalisation would
+    take off again what a bias added."""
+    conv = {"conv": {"filters": filters, "bias": False}}
     return [conv, {"max_pool": 2}, {"batch_norm": {}}, {"activation": "relu"}]
 
 

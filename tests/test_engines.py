@@ -98,6 +98,18 @@ def test_a_batch_takes_the_next_larger_graph_and_rows_beyond_it_are_nobodys() ->
     assert taken == [8, 1, 8, 2, 1]  # nine pictures are more than the largest takes
 
 
+def test_a_program_that_was_exported_on_a_processor_moves_to_another_device_as_a_whole() -> None:
+    """To one that computes shapes only; a graphics card needs the same (tests/test_gpu.py)."""
+    (program, _), pixels = programs("resnet18", 64)
+    loaded = torch.export.load(io.BytesIO(program))
+    images = torch.from_numpy(pixels[:3]).permute(0, 3, 1, 2).contiguous().to("meta")
+    with pytest.raises(RuntimeError, match="device"):
+        loaded.module()(images)
+    found = torch_program.on_device(loaded, "meta")(images)
+    assert found["logits"].shape[0] == 3
+    assert all(tensor.is_meta for tensor in found.values())
+
+
 def _same(found: Outputs, expected: Outputs) -> None:
     assert np.abs(found.logits - expected.logits).max() < 1e-4
     assert found.strangeness is not None

@@ -21,6 +21,7 @@ from workers.training.networks import ACTIVATIONS, build
 
 FACTS = DatasetFacts(1000, 3, 32, grey=False)
 activation = st.sampled_from([None, *ACTIVATIONS])
+bias = st.sampled_from([None, True, False])
 layer = st.one_of(
     st.fixed_dictionaries(
         {
@@ -29,6 +30,7 @@ layer = st.one_of(
                 optional={
                     "padding": st.one_of(st.just("same"), st.integers(0, 3)),
                     "batch_norm": st.booleans(),
+                    "bias": bias,
                     "activation": activation,
                 },
             )
@@ -38,7 +40,12 @@ layer = st.one_of(
         {
             "depthwise_conv": st.fixed_dictionaries(
                 {"kernel": st.integers(1, 4), "stride": st.integers(1, 3), "multiplier": st.integers(1, 2)},
-                optional={"padding": st.integers(0, 2), "batch_norm": st.booleans(), "activation": activation},
+                optional={
+                    "padding": st.integers(0, 2),
+                    "batch_norm": st.booleans(),
+                    "bias": bias,
+                    "activation": activation,
+                },
             )
         }
     ),
@@ -46,7 +53,9 @@ layer = st.one_of(
     st.fixed_dictionaries(
         {"avg_pool": st.fixed_dictionaries({"size": st.integers(1, 4), "stride": st.integers(1, 3)})}
     ),
-    st.fixed_dictionaries({"dense": st.fixed_dictionaries({"units": st.integers(1, 9), "batch_norm": st.booleans()})}),
+    st.fixed_dictionaries(
+        {"dense": st.fixed_dictionaries({"units": st.integers(1, 9), "batch_norm": st.booleans(), "bias": bias})}
+    ),
     st.sampled_from([{"batch_norm": {}}, {"flatten": {}}, {"global_avg_pool": {}}, {"dropout": {"p": 0.3}}]),
     st.fixed_dictionaries({"activation": st.sampled_from(list(ACTIVATIONS))}),
 )

@@ -9,6 +9,7 @@ import io
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.export.passes import move_to_device_pass
 
 from service.inference.cuda_graphs import graphed
 from service.inference.programs import Floats, Outputs
@@ -37,11 +38,18 @@ def load(data: bytes, device: str, threads: int) -> TorchProgram:
     """On a graphics card fp32 is fp32, as the certificate says, and passes are CUDA graphs where those pay."""
     torch.set_num_threads(threads)
     program = torch.export.load(io.BytesIO(data))
-    module: torch.nn.Module = program.module().to(device)
+    module = on_device(program, device)
     if device != "cpu":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         module = graphed(module, _side(program), device)
     return TorchProgram(module, device)
+
+
+def on_device(program: torch.export.ExportedProgram, device: str) -> torch.nn.Module:
+    """What was exported on a processor: its graph says so of every tensor that it makes or checks."""
+    moved = program if device == "cpu" else move_to_device_pass(program, device)
+    module: torch.nn.Module = moved.module()
+    return module
 
 
 def _side(program: torch.export.ExportedProgram) -> int:

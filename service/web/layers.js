@@ -13,9 +13,9 @@ flatten
 dense 512 relu`;
 
 export const HELP = [
-  "One layer a line: conv FILTERS [KERNEL] [stride N] [norm] [activation],",
-  "depthwise_conv [KERNEL] [stride N] [norm] [activation], max_pool N, avg_pool N, dense UNITS [norm] [activation],",
-  "dropout P, batch_norm, flatten, global_avg_pool, or an activation. The class layer is added.",
+  "One layer a line: conv FILTERS [KERNEL] [stride N] [norm] [nobias] [activation],",
+  "depthwise_conv [KERNEL] [stride N] [norm] [nobias] [activation], max_pool N, avg_pool N,",
+  "dense UNITS [norm] [nobias] [activation], dropout P, batch_norm, flatten, global_avg_pool, or an activation. The class layer is added.",
   "A JSON object on a line is taken as it is.",
 ].join(" ");
 
@@ -39,9 +39,11 @@ function line(layer) {
   const [kind, options] = Object.entries(layer)[0];
   if (kind === "activation") return options;
   if (typeof options === "number") return `${kind} ${options}`;
-  const { filters, units, p, kernel, stride = 1, batch_norm: norm, activation, padding = "same", ...more } = options;
-  if (padding !== "same" || more.layers || more.size || (more.multiplier ?? 1) !== 1) return JSON.stringify(layer);
-  const words = [kind, filters ?? units ?? p, kernel, stride > 1 && `stride ${stride}`, norm && "norm", activation];
+  const { filters, units, p, kernel, stride = 1, batch_norm, bias, activation, padding = "same", ...more } = options;
+  const plain = padding === "same" && !more.layers && !more.size && (more.multiplier ?? 1) === 1 && bias !== true;
+  if (!plain) return JSON.stringify(layer);
+  const named = [stride > 1 && `stride ${stride}`, batch_norm && "norm", bias === false && "nobias"];
+  const words = [kind, filters ?? units ?? p, kernel, ...named, activation];
   return words.filter((one) => one !== undefined && one !== null && one !== false).join(" ");
 }
 
@@ -71,6 +73,7 @@ function read(words, number) {
     if (word !== "" && !Number.isNaN(Number(word))) found.numbers.push(Number(word));
     else if (ACTIVATIONS.includes(word)) found.named.activation = word;
     else if (word === "norm") found.named.batch_norm = true;
+    else if (word === "nobias") found.named.bias = false;
     else if (word === "stride") found.named.stride = Number(words[(index += 1)]);
     else throw problem(number, `"${word}" is not understood`);
   }

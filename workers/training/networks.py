@@ -116,7 +116,7 @@ def _layer(layer: Layer, shape: tuple[int, ...]) -> tuple[list[nn.Module], tuple
 
 def _conv(conv: Conv, shape: tuple[int, ...]) -> tuple[list[nn.Module], tuple[int, ...]]:
     padding = conv.padding_px
-    module = nn.Conv2d(shape[0], conv.filters, conv.kernel, conv.stride, padding, bias=not conv.batch_norm)
+    module = nn.Conv2d(shape[0], conv.filters, conv.kernel, conv.stride, padding, bias=conv.has_bias)
     sides = ((side + 2 * padding - conv.kernel) // conv.stride + 1 for side in shape[1:])
     norm: list[nn.Module] = [nn.BatchNorm2d(conv.filters)] if conv.batch_norm else []
     return [module, *norm, *_activation(conv.activation)], (conv.filters, *sides)
@@ -124,8 +124,7 @@ def _conv(conv: Conv, shape: tuple[int, ...]) -> tuple[list[nn.Module], tuple[in
 
 def _depthwise(conv: DepthwiseConv, shape: tuple[int, ...]) -> tuple[list[nn.Module], tuple[int, ...]]:
     channels, filters, padding = shape[0], shape[0] * conv.multiplier, conv.padding_px
-    bias = not conv.batch_norm
-    module = nn.Conv2d(channels, filters, conv.kernel, conv.stride, padding, groups=channels, bias=bias)
+    module = nn.Conv2d(channels, filters, conv.kernel, conv.stride, padding, groups=channels, bias=conv.has_bias)
     sides = ((side + 2 * padding - conv.kernel) // conv.stride + 1 for side in shape[1:])
     norm: list[nn.Module] = [nn.BatchNorm2d(filters)] if conv.batch_norm else []
     return [module, *norm, *_activation(conv.activation)], (filters, *sides)
@@ -154,7 +153,7 @@ class ResidualBlock(nn.Module):
 
 def _dense(dense: Dense, shape: tuple[int, ...]) -> tuple[list[nn.Module], tuple[int, ...]]:
     flat, features = _flattened(shape)
-    module = nn.Linear(features, dense.units, bias=not dense.batch_norm)
+    module = nn.Linear(features, dense.units, bias=dense.has_bias)
     norm: list[nn.Module] = [nn.BatchNorm1d(dense.units)] if dense.batch_norm else []
     return [*flat, module, *norm, *_activation(dense.activation)], (dense.units,)
 
