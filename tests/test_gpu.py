@@ -1,5 +1,6 @@
 """What only a GPU can show. Skipped without one."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from service.inference.cuda_graphs import Graphs
 from service.spec import TrainSpec
 from tests.conftest import digits_zip
 from tests.test_engines import fovea_in, http_equals_evaluation
+from workers.train_job import remedy
 from workers.training import export, precision
 from workers.training.data import Split
 from workers.training.export import certify
@@ -69,7 +71,7 @@ def test_every_precision_learns_and_repeats_itself_to_the_bit(wanted: str) -> No
 
 
 def whole_run(gain: float, monkeypatch: pytest.MonkeyPatch, name: str, stop_after: int = 0) -> str:
-    """The weights after 40 steps with everything that draws, mixes and averages; stopped once and resumed if wanted."""
+    """The weights after 72 steps with all that draws, mixes, grows and averages; stopped and resumed if wanted."""
     monkeypatch.setattr("workers.training.launching.GAIN", gain)
     monkeypatch.setattr("workers.training.loop.YIELD_SECONDS", 0.0)
     prepare("cuda", 2)
@@ -79,9 +81,10 @@ def whole_run(gain: float, monkeypatch: pytest.MonkeyPatch, name: str, stop_afte
         "augment": {"mixup": 0.4, "cutmix": 1.0, "crop": 0.1, "rotate": 10.0, "saturation": 0.2, "erase": 0.1},
         "ema": {"decay": 0.9},
         "initialisation": {"whitening": {}, "identity": True},
+        "progressive": {"start": 0.5, "until": 0.7},
     }
     spec = resolve(
-        TrainSpec.model_validate({"epochs": 5, "image_size": SIDE, "batch_size": 32, **asked}),
+        TrainSpec.model_validate({"epochs": 8, "image_size": SIDE, "batch_size": 32, **asked}),
         DatasetFacts(COUNT, CLASSES, SIDE, grey=False),
     )
     packed, labels = pictures()
@@ -107,6 +110,7 @@ def test_steps_in_one_launch_teach_what_single_kernels_do_to_the_bit(
         plain = whole_run(0.0, monkeypatch, name)
         assert whole_run(float("inf"), monkeypatch, name) == plain
         assert whole_run(float("inf"), monkeypatch, name, stop_after=17) == plain
+        assert whole_run(float("inf"), monkeypatch, name, stop_after=60) == plain
     assert all("as a CUDA graph" in text for text in caplog.messages), caplog.messages
 
 
@@ -116,6 +120,29 @@ def test_small_steps_are_graphs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
         whole_run(0.5, monkeypatch, "adam")
     kernels, graph = (float(word) for word in caplog.messages[0].split() if word[0].isdigit())
     assert graph < 0.5 * kernels
+
+
+def test_a_batch_that_is_too_large_for_the_card_is_known_as_such_and_fits_in_parts() -> None:
+    prepare("cuda", 2)
+    torch.cuda.empty_cache()
+    packed = np.zeros((2048, 64, 64, 3), dtype=np.uint8)
+    split = Split.of(packed, np.arange(2048), np.arange(2048) % CLASSES, "cuda")
+    asked = {"network": "resnet18", "image_size": 64, "batch_size": 2048, "epochs": 6, "augment": None, "ema": None}
+    facts = DatasetFacts(2048, CLASSES, 64, grey=False)
+    spec = resolve(TrainSpec.model_validate({**asked, "progressive": None}), facts, sys.maxsize)
+    plan = {"precision": "fp32", "channels_last": True}
+    torch.cuda.set_per_process_memory_fraction(2 * 2**30 / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        with pytest.raises(torch.OutOfMemoryError) as found:
+            list(train(start(spec, CLASSES, 0, "cuda", plan), Run(split, split, spec, plan, 0)))
+        assert remedy(found.value, plan, spec, 2048)[0] == {"parts": 2}
+        found.value.__traceback__ = None  # whose frames hold what was allocated
+        parts = {**plan, "parts": 32}
+        state = start(spec, CLASSES, 0, "cuda", parts)
+        list(train(state, Run(split, Split.of(packed, np.arange(0), np.arange(0), "cuda"), spec, parts, 0)))
+        assert state.counters.step == 6
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def test_pictures_that_do_not_fit_on_the_device_are_sent_ahead_and_are_the_same() -> None:
