@@ -205,7 +205,7 @@ def service(count: int = 50_000) -> None:
     with running(FOVEA_DEVICE=DEVICE) as (fovea, folder):
         archive = folder.parent / "pictures.zip"
         write_zip(archive, count, 32, CLASSES)
-        fovea.push_dataset(archive, "pictures")
+        fovea.wait(fovea.push_dataset(archive, "pictures")["job"]["id"])
         spec = {**AS_PUBLISHED, "image_size": 32, "batch_size": 2000, "epochs": 40}
         began = time.perf_counter()
         job = fovea.wait(fovea.train("airbench", "pictures", spec)["id"])
