@@ -161,8 +161,6 @@ def remedy(error: Exception, plan: dict[str, Any], spec: dict[str, Any], picture
     parts = 2 * max(planned(plan, "parts", 1), spec["optimizer"]["accumulate"])
     if not is_out_of_memory(error) or min(spec["batch_size"], pictures) < LEAST_PART * parts:
         raise error
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
     return {"parts": parts}, f"out of memory: batches of {spec['batch_size']} are taken in {parts} parts from here on"
 
 
