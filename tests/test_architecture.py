@@ -42,7 +42,7 @@ def test_the_supervisor_never_imports_torch() -> None:
 
 
 def test_training_knows_no_database_and_no_http() -> None:
-    inference = {"service.inference", "service.inference.programs", "service.inference.score"}
+    inference = {"service.inference", *(f"service.inference.{name}" for name in ("cuda_graphs", "programs", "score"))}
     allowed = {"service.errors", "service.labels", "service.layers", "service.networks", "service.presets", *inference}
     found = {name for path in modules("workers/training") for name in imports(path) if name.startswith("service")}
     assert found <= allowed

@@ -45,19 +45,17 @@ def pictures() -> tuple[np.ndarray, np.ndarray]:
     return packed, labels
 
 
-def trained(wanted: str) -> tuple[str, float]:
-    prepare("cuda", 2)
+def trained(plan: dict[str, Any]) -> tuple[str, float]:
     packed, labels = pictures()
     rows = np.arange(COUNT)
     spec = resolve(
         TrainSpec.model_validate({"network": "classic", "epochs": 3, "image_size": SIDE, "batch_size": 32}),
         DatasetFacts(COUNT, CLASSES, SIDE, grey=False),
     )
-    plan = precision.choose(build("classic", SIDE, CLASSES).to("cuda"), SIDE, 32, wanted, "cuda")
-    state = start(spec, CLASSES, 0, "cuda", {**plan, "precision": wanted})
+    state = start(spec, CLASSES, 0, "cuda", plan)
     split = Split.of(packed, rows, labels, "cuda")
     assert split.on_device is not None
-    results = list(train(state, Run(split, split, spec, {**plan, "precision": wanted}, 0)))
+    results = list(train(state, Run(split, split, spec, plan, 0)))
     last = results[-1]
     assert isinstance(last, EpochResult)
     return weights_sha256(state.network.state_dict()), last.metrics["val/accuracy"]
@@ -65,9 +63,12 @@ def trained(wanted: str) -> tuple[str, float]:
 
 @pytest.mark.parametrize("wanted", ["fp32", "bf16", "fp16"])
 def test_every_precision_learns_and_repeats_itself_to_the_bit(wanted: str) -> None:
-    first, accuracy = trained(wanted)
+    prepare("cuda", 2)
+    plan = precision.choose(build("classic", SIDE, CLASSES).to("cuda"), SIDE, 32, wanted, "cuda")
+    assert plan["precision"] == wanted
+    first, accuracy = trained(plan)
     assert accuracy > 0.9
-    assert trained(wanted)[0] == first
+    assert trained(plan)[0] == first
 
 
 def whole_run(gain: float, monkeypatch: pytest.MonkeyPatch, name: str, stop_after: int = 0) -> str:
@@ -142,7 +143,8 @@ def test_a_batch_that_is_too_large_for_the_card_is_known_as_such_and_fits_in_par
             return remedy(error, plan, spec, 2048)[0]
         return state.counters.step
 
-    torch.cuda.set_per_process_memory_fraction(2 * 2**30 / torch.cuda.get_device_properties(0).total_memory)
+    most = torch.cuda.memory_allocated() + 2 * 2**30
+    torch.cuda.set_per_process_memory_fraction(most / torch.cuda.get_device_properties(0).total_memory)
     try:
         assert steps(plan) == {"parts": 2}
         assert steps({**plan, "parts": 32}) == 6

@@ -7,7 +7,8 @@ loaded, and a batch takes the next larger. https://pytorch.org/blog/accelerating
 import logging
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
+from threading import Lock
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 WARM, TIMED = 3, 20  # passes
 GAIN = 0.9  # of the time without graphs is what they may take at most
+
+_capturing = Lock()  # there is one stream for it
 
 T = TypeVar("T")
 Replay = Callable[[], Any]
@@ -46,27 +49,34 @@ class Graphs(nn.Module):
         return {name: tensor[: len(images)] for name, tensor in found.items()}
 
 
-def on(stream: torch.cuda.Stream, call: Callable[[], T]) -> T:
-    """`call` on another stream, after all that was asked of this one and before all that follows."""
-    stream.wait_stream(torch.cuda.current_stream())
+@cache
+def streams(count: int) -> list[torch.cuda.Stream]:
+    """The same each time: for every stream that it meets cuBLAS keeps some 32 MiB for good."""
+    return [torch.cuda.Stream() for _ in range(count)]  # type: ignore[no-untyped-call]
+
+
+def apart(call: Callable[[], T]) -> T:
+    """`call` on the stream that is captured, after all that was asked of the current one and before what follows."""
+    here, (stream,) = torch.cuda.current_stream(), streams(1)
+    stream.wait_stream(here)
     with torch.cuda.stream(stream):
         found = call()
-    torch.cuda.current_stream().wait_stream(stream)
+    here.wait_stream(stream)
     return found
 
 
-def captured(call: Callable[[], T], stream: torch.cuda.Stream | None = None, warm: int = WARM) -> Callable[[], T]:
+def captured(call: Callable[[], T], warm: int = WARM) -> Callable[[], T]:
     """`call` as one launch: what it returns, and what it reads and writes beside that, stays where it is in memory.
 
     It is called `warm` times before, for what a library prepares at a first call cannot be captured.
     """
-    stream = stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    for _ in range(warm):
-        on(stream, call)
     graph = torch.cuda.CUDAGraph()
-    # other threads may go on using the card meanwhile
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        found = call()
+    with _capturing:
+        for _ in range(warm):
+            apart(call)
+        # other threads may go on using the card meanwhile
+        with torch.cuda.graph(graph, stream=streams(1)[0], capture_error_mode="thread_local"):
+            found = call()
 
     def replay() -> T:
         graph.replay()

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from service.inference.cuda_graphs import Replay, captured, on
+from service.inference.cuda_graphs import Replay, apart, captured
 
 log = logging.getLogger("fovea.job")
 
@@ -34,8 +34,7 @@ class Card:
 
 
 def card() -> Card:
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    return Card(partial(on, stream), partial(captured, stream=stream, warm=0), torch.cuda.synchronize)
+    return Card(apart, partial(captured, warm=0), torch.cuda.synchronize)
 
 
 class Launcher:

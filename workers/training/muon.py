@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from service.inference.cuda_graphs import streams
+
 STEPS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that drives every singular value towards one
 ADAM_RATE = 0.05  # of the parameters that are no matrices, as a share of lr
 BETAS, EPSILON = (0.9, 0.999), 1e-8
-STREAMS = 8  # of a graphics card; cuBLAS takes 32 MiB for each
+STREAMS = 8  # of a graphics card
 
 
 class Muon(torch.optim.Optimizer):
@@ -86,14 +88,13 @@ class Muon(torch.optim.Optimizer):
 
 def _beside_each_other(calls: Sequence[Callable[[], None]]) -> None:
     """Calls that need nothing of each other. On a graphics card they share it: one matrix is too small to fill it."""
-    streams = [torch.cuda.Stream() for _ in calls[:STREAMS]]  # type: ignore[no-untyped-call]
-    here = torch.cuda.current_stream()
-    for stream in streams:
+    here, beside = torch.cuda.current_stream(), streams(STREAMS)
+    for stream in beside:
         stream.wait_stream(here)
-    for call, stream in zip(calls, itertools.cycle(streams)):
+    for call, stream in zip(calls, itertools.cycle(beside)):
         with torch.cuda.stream(stream):
             call()
-    for stream in streams:
+    for stream in beside:
         here.wait_stream(stream)
 
 
