@@ -40,6 +40,8 @@ def load(data: bytes, device: str, threads: int) -> TorchProgram:
     program = torch.export.load(io.BytesIO(data))
     module = on_device(program, device)
     if device != "cpu":
+        if ":" in device:
+            torch.cuda.set_device(device)  # streams and graphs are on it too
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         module = graphed(module, _side(program), device)
     return TorchProgram(module, device)

@@ -137,6 +137,8 @@ def prepare(device: str, threads: int) -> None:
     """Threads, and as much determinism as torch can give. On GPUs fp32 products are TF32's, as convolutions are."""
     torch.set_num_threads(threads)
     if device != "cpu":
+        if ":" in device:
+            torch.cuda.set_device(device)  # streams and graphs are on it too
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS does not repeat itself
         torch.set_float32_matmul_precision("high")
     torch.use_deterministic_algorithms(True, warn_only=True)
