@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import sys
 from typing import Any
 
@@ -9,7 +10,6 @@ import uvicorn
 from pydantic import ValidationError
 
 from service import keys, prefork, sessions
-from service.api.app import create_app
 from service.connections import Listener, Server
 from service.db import Database
 from service.errors import ServiceError
@@ -46,7 +46,16 @@ def main() -> None:
     sys.exit(code)
 
 
+def _count_together(settings: Settings) -> None:
+    """What follows imports prometheus_client, which looks at this once."""
+    shutil.rmtree(settings.observed, ignore_errors=True)
+    settings.observed.mkdir(parents=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(settings.observed)
+
+
 def _serve(settings: Settings) -> int:
+    from service.api.app import create_app
+
     config = _config(settings, create_app(settings))
     bound = config.bind_socket()
     port = bound.getsockname()[1]
@@ -61,6 +70,8 @@ def _serve_together(settings: Settings) -> int:
     database = Database(settings.database)
     prepare(database, settings)
     database.dispose()  # no connection lives through a fork
+    _count_together(settings)
+    from service.api.app import create_app
 
     def run(place: int, share: prefork.Share) -> None:
         mine = settings.share()

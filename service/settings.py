@@ -145,6 +145,11 @@ class Settings(BaseSettings):
         return self.data / "archives"
 
     @property
+    def observed(self) -> Path:
+        """What processes that serve together have counted since the start."""
+        return self.data / "observed"
+
+    @property
     def predictions(self) -> Path:
         """Pictures of kept predictions, named by their SHA-256."""
         return self.data / "predictions"

@@ -14,7 +14,7 @@ from fastapi import Depends, Request
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service import artifacts, images, shadows
+from service import artifacts, images, observed, shadows
 from service.api import results
 from service.api.presence import waited_for
 from service.api.remembered import Remembered
@@ -56,6 +56,11 @@ class Answered:
     pictures: list[Decoded]
     scored: Scored | None
     decode_ms: float
+
+    def observe(self, seconds: float) -> None:
+        refused = sum(isinstance(picture, ServiceError) for picture in self.pictures)
+        waited = (self.scored.queue_ms, self.scored.model_ms) if self.scored else None
+        observed.answered(len(self.pictures), refused, seconds, self.decode_ms, waited)
 
     def results(self, card: dict[str, Any], wanted: Wanted) -> list[dict[str, Any]]:
         """One per picture, in order, with its `error` or null."""
@@ -103,8 +108,10 @@ class Answering:
 
         Raises Overloaded at once when too much is waiting, or when it took too long; ends when the client goes away.
         """
+        began = time.perf_counter()
         with self._engine.places(target.version.id, len(pictures)):
             answered = await waited_for(request, self._answer(target.version, pictures), self._settings.answer_seconds)
+        answered.observe(time.perf_counter() - began)
         if target.shadow is not None and answered.scored is not None:
             asyncio.get_running_loop().call_soon(self._offer, target, pictures, answered)  # once the answer has left
         return answered

@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, gen
 from sqlalchemy import func, select
 
 import service
-from service import readiness
+from service import observed, readiness
 from service.api.context import DatabaseDep, Reading, SettingsDep, require
 from service.api.examples import INFO, READY, answers
 from service.db import Database
@@ -34,8 +34,8 @@ def readyz(db: DatabaseDep, settings: SettingsDep) -> JSONResponse:
 
 
 @router.get("/metrics", response_class=PlainTextResponse, dependencies=[Depends(require())])
-def metrics(session: Reading) -> PlainTextResponse:
-    """Prometheus text: jobs by status, model versions."""
+def metrics(session: Reading, settings: SettingsDep) -> PlainTextResponse:
+    """Prometheus text: answers and their seconds, pictures, errors by code; jobs, model versions, free disk."""
     registry = CollectorRegistry()
     jobs = Gauge("fovea_jobs", "Jobs by type and status", ["type", "status"], registry=registry)
     for job_type, status, count in session.execute(
@@ -44,7 +44,9 @@ def metrics(session: Reading) -> PlainTextResponse:
         jobs.labels(job_type, status).set(count)
     models = Gauge("fovea_model_versions", "Model versions", registry=registry)
     models.set(session.scalar(select(func.count()).select_from(ModelVersion)) or 0)
-    return PlainTextResponse(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    free = Gauge("fovea_disk_free_bytes", "Free bytes of the disk that the data is on", registry=registry)
+    free.set(shutil.disk_usage(settings.data).free)
+    return PlainTextResponse(generate_latest(registry) + observed.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/v1/info", dependencies=[Depends(require())], responses=answers(INFO))

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from service import complaints
+from service import complaints, observed
 from service.errors import (
     BadRequest,
     InternalError,
@@ -39,6 +39,7 @@ async def of(request: Request, error: Exception) -> JSONResponse:
 
 
 def problem(error: ServiceError, request_id: str) -> JSONResponse:
+    observed.problem(error.status, error.code)
     body: dict[str, Any] = {
         "type": f"/problems/{error.code}",
         "title": error.title,
