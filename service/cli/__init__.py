@@ -1,4 +1,4 @@
-"""The `fovea` command. Everything but `up`, `serve`, `work` and `doctor` goes through the REST API."""
+"""The `fovea` command. What concerns data goes through the REST API, but for backups."""
 
 import sys
 
@@ -11,9 +11,19 @@ from service.cli.keys import keys
 from service.cli.models import classify, models
 from service.cli.predictions import predictions
 from service.client import FoveaError
+from service.errors import ServiceError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train and serve image classifiers on your machine.")
-for command in (running.up, running.serve, running.work, running.link, running.demo, running.doctor):
+for command in (
+    running.up,
+    running.serve,
+    running.work,
+    running.link,
+    running.demo,
+    running.backup,
+    running.restore,
+    running.doctor,
+):
     app.command()(command)
 app.command()(train)
 app.command()(search)
@@ -26,6 +36,7 @@ for name, group in groups.items():
 def main() -> None:
     try:
         app()
-    except FoveaError as error:
-        sys.stderr.write(f"fovea: {error}\n")
+    except (FoveaError, ServiceError) as error:
+        hint = f" ({error.hint})" if isinstance(error, ServiceError) and error.hint else ""
+        sys.stderr.write(f"fovea: {error}{hint}\n")
         sys.exit(1)

@@ -1,14 +1,15 @@
-"""`fovea up`, `serve`, `work`, `link`, `demo`, `doctor`: run the service, and look at the installation."""
+"""`fovea up`, `serve`, `work`, `link`, `demo`, `backup`, `restore`, `doctor`: the service and its installation."""
 
 import os
 import platform
 import shutil
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from service.cli.console import AsJson, connect, out, show
+from service.cli.console import AsJson, bar, connect, out, show
 from service.settings import Settings
 
 SECRETS = {"admin_key", "database_url"}  # the second may hold a password
@@ -48,6 +49,34 @@ def demo(exit: Annotated[bool, typer.Option("--exit", help="stop the service at 
     from service.demo import demo as run
 
     run(leave_running=not exit)
+
+
+def backup(
+    target: Annotated[Path, typer.Argument(help="a folder that is not there yet")], as_json: AsJson = False
+) -> None:
+    """Copy all that cannot be made again, while the service runs; with its keys, so keep it safe."""
+    from service.backup import write
+
+    with bar("copying") as (advance, _):
+        manifest = write(Settings(), target, advance)
+    _tell(manifest, f"backed up into {target}", as_json=as_json)
+
+
+def restore(source: Annotated[Path, typer.Argument(help="what `fovea backup` made")], as_json: AsJson = False) -> None:
+    """Put a backup into an empty data folder (FOVEA_DATA); then start the service."""
+    from service.backup import restore as run
+
+    settings = Settings()
+    with bar("restoring") as (advance, _):
+        manifest = run(settings, source, advance)
+    _tell(manifest, f"restored into {settings.data}", as_json=as_json)
+
+
+def _tell(manifest: dict[str, Any], done: str, *, as_json: bool) -> None:
+    if as_json:
+        show({key: value for key, value in manifest.items() if key != "files"}, as_json=True)
+    else:
+        out.print(f"{done}: {len(manifest['files'])} files, {manifest['bytes'] / 2**20:.1f} MiB, {manifest['made_at']}")
 
 
 def doctor(as_json: AsJson = False) -> None:
