@@ -31,6 +31,7 @@ from benchmarks.pictures import write_zip
 from benchmarks.service import running
 from benchmarks.train_step import textbook
 from service.auto import DatasetFacts, resolve
+from service.cost import Room
 from service.spec import TrainSpec
 from workers.training import launching, precision
 from workers.training.augment import normalise
@@ -129,7 +130,7 @@ def case(name: str, asked: dict[str, Any], side: int, batch: int, *, compiled: b
     pixels, labels = pictures(side, batch * max(10, 20_000 // batch if side == 32 else 0))
     facts = DatasetFacts(len(pixels), CLASSES, side, grey=False)
     wanted = {"image_size": side, "batch_size": batch, "epochs": 10_000, **asked}
-    spec = resolve(TrainSpec.model_validate(wanted), facts, sys.maxsize)
+    spec = resolve(TrainSpec.model_validate(wanted), facts, Room(sys.maxsize))
     began = time.perf_counter()
     fresh = start(spec, CLASSES, 0, DEVICE, {"precision": "fp32", "channels_last": False}).network
     plan = precision.choose(fresh, side, batch, "auto", DEVICE)

@@ -6,8 +6,6 @@ Nothing is allocated here; what cannot be is refused with the field that says so
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
-
 from service.checks import (
     can_grow,
     check_growth,
@@ -17,7 +15,7 @@ from service.checks import (
     check_schedule,
     check_transfer,
 )
-from service.cost import cost, operations
+from service.cost import Room, cost, operations
 from service.errors import InvalidValue
 from service.layers import LayersNetwork
 from service.networks import NETWORKS
@@ -71,7 +69,7 @@ class Source:
 def resolve(
     spec: TrainSpec,
     facts: DatasetFacts,
-    memory_bytes: int | None = None,
+    room: Room | None = None,
     *,
     source: Source | None = None,
     budget_seconds: float | None = None,
@@ -79,16 +77,16 @@ def resolve(
 ) -> dict[str, Any]:
     """The spec with every "auto" but precision replaced, as JSON, or InvalidValue naming the field that cannot be.
 
-    `memory_bytes` is the most a training process may take; 80 % of the machine's when None. `gflops` is what this
+    `room` is the memory that a training may take; 80 % of the machine's when None. `gflops` is what this
     machine has been seen to train with.
     """
-    return explained(spec, facts, memory_bytes, source=source, budget_seconds=budget_seconds, gflops=gflops)[0]
+    return explained(spec, facts, room, source=source, budget_seconds=budget_seconds, gflops=gflops)[0]
 
 
 def explained(
     spec: TrainSpec,
     facts: DatasetFacts,
-    memory_bytes: int | None = None,
+    room: Room | None = None,
     *,
     source: Source | None = None,
     budget_seconds: float | None = None,
@@ -106,7 +104,7 @@ def explained(
     check_schedule(resolved)
     check_growth(resolved, facts.classes)
     check_parts(resolved, facts.train_count)
-    _check_cost(resolved, facts.classes, memory_bytes or int(psutil.virtual_memory().total * 0.8))
+    _check_cost(resolved, facts.classes, room or Room.machine())
     return resolved.model_dump(mode="json"), choice.reasons
 
 
@@ -295,12 +293,12 @@ class _Choice:
         return {"test_time_augmentation": None} if spec.test_time_augmentation == "auto" else {}
 
 
-def _check_cost(spec: TrainSpec, classes: int, memory_bytes: int) -> None:
-    needed = cost(spec, classes).memory_bytes
-    if needed > memory_bytes:
+def _check_cost(spec: TrainSpec, classes: int, room: Room) -> None:
+    needed = room.needs(cost(spec, classes))
+    if needed > room.bytes:
         raise InvalidValue(
             "network_too_large",
-            f"a training step needs about {needed / 2**30:.1f} GiB, this machine gives {memory_bytes / 2**30:.1f} GiB",
+            f"a training step needs about {needed / 2**30:.1f} GiB, this machine gives {room.bytes / 2**30:.1f} GiB",
             hint="use a smaller network, image_size or batch_size",
             param="/spec/network",
         )

@@ -3,13 +3,18 @@
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
+
 from service.errors import InvalidValue
 from service.layers import LayerShape, LayersNetwork, shapes
 from service.networks import NETWORKS, work_while_growing
 from service.presets import PRESETS
+from service.settings import Settings
 from service.spec import Initialisation, Progressive, TrainSpec
 
 FLOPS_PER_MULTIPLY_ADD = 6  # of a training step: two forward, four backward
+WEIGHTS = 16  # bytes for each parameter: itself, its gradient and two moments
+MACHINE_SHARE = 0.8  # of the machine's memory
 
 
 @dataclass(frozen=True)
@@ -17,6 +22,28 @@ class Cost:
     parameters: int
     multiply_adds: int  # of one forward pass of one picture
     memory_bytes: int  # of one training step: weights, gradients, two moments, activations
+    weights_bytes: int  # of that, all but the activations
+
+
+@dataclass(frozen=True)
+class Room:
+    """How much memory a training may take here. A graphics card has its own for activations: what is too large for it
+    goes in parts; but weights, and checkpoints of them, are in the machine's as well."""
+
+    bytes: int
+    on_card: bool = False
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Room":
+        return cls(settings.max_training_memory_bytes or cls.machine().bytes, settings.on_gpu)
+
+    @classmethod
+    def machine(cls) -> "Room":
+        return cls(int(psutil.virtual_memory().total * MACHINE_SHARE))
+
+    def needs(self, cost: Cost) -> int:
+        """Bytes of it."""
+        return cost.weights_bytes if self.on_card else cost.memory_bytes
 
 
 def cost(spec: TrainSpec, classes: int) -> Cost:
@@ -32,7 +59,8 @@ def cost(spec: TrainSpec, classes: int) -> Cost:
     return Cost(
         parameters=parameters,
         multiply_adds=sum(row.multiply_adds for row in rows),
-        memory_bytes=16 * parameters + 4 * 2 * activations * spec.batch_size,
+        memory_bytes=WEIGHTS * parameters + 4 * 2 * activations * spec.batch_size,
+        weights_bytes=WEIGHTS * parameters,
     )
 
 
@@ -63,8 +91,9 @@ def _named_cost(name: str, image_size: int, batch_size: int) -> Cost:
     scale = (image_size / 224) ** 2
     # published networks keep about 10 to 25 activations per thousand multiply-adds; 25 errs to the safe side
     activations = 0.025 * known.giga_multiply_adds * 1e9 * scale
-    memory = 16 * known.parameters + int(4 * activations * batch_size)
-    return Cost(known.parameters, int(known.giga_multiply_adds * 1e9 * scale), memory)
+    weights = WEIGHTS * known.parameters
+    work = int(known.giga_multiply_adds * 1e9 * scale)
+    return Cost(known.parameters, work, weights + int(4 * activations * batch_size), weights)
 
 
 def layer_rows(spec: TrainSpec, classes: int) -> list[LayerShape] | None:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from service import complaints
 from service.auto import DatasetFacts, resolve
+from service.cost import Room
 from service.errors import InvalidValue
 from service.layers import Strict
 from service.spec import Budget, Name, TrainSpec
@@ -141,7 +142,7 @@ def _nowhere(pointer: str) -> InvalidValue:
 
 
 def resolve_varied(
-    spec: dict[str, Any], parameters: dict[str, Any], facts: DatasetFacts, memory_bytes: int | None = None
+    spec: dict[str, Any], parameters: dict[str, Any], facts: DatasetFacts, room: Room | None = None
 ) -> dict[str, Any]:
     """The resolved spec of the trial with these parameters, or InvalidValue."""
     try:
@@ -155,10 +156,10 @@ def resolve_varied(
             "a search begins with random or pretrained weights",
             hint="search without them; train from a model of your own afterwards",
         )
-    return resolve(varied, facts, memory_bytes)
+    return resolve(varied, facts, room)
 
 
-def check(request: SearchRequest, facts: DatasetFacts, memory_bytes: int | None = None) -> None:
+def check(request: SearchRequest, facts: DatasetFacts, room: Room | None = None) -> None:
     """Raises InvalidValue, with `param` at the metric, or the value in the request that does not give a valid spec."""
     if request.metric == "val/mean_average_precision" and not facts.several_labels:
         raise InvalidValue(
@@ -172,7 +173,7 @@ def check(request: SearchRequest, facts: DatasetFacts, memory_bytes: int | None 
         escaped = pointer.replace("~", "~0").replace("/", "~1")
         for place, value in dimension.to_check():
             try:
-                resolve_varied(spec, {pointer: value}, facts, memory_bytes)
+                resolve_varied(spec, {pointer: value}, facts, room)
             except InvalidValue as error:
                 nowhere = error.code == "pointer_leads_nowhere"
                 reason = error.detail.removeprefix(f"{pointer}: ")

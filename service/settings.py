@@ -2,7 +2,6 @@
 
 import ipaddress
 import os
-import sys
 from pathlib import Path
 from typing import Literal, Self
 
@@ -49,7 +48,7 @@ class Settings(BaseSettings):
     max_infer_json_bytes: int = Field(16 * MiB, gt=0, description="largest JSON part of one request to /v2")
     max_body_bytes: int = Field(1 * MiB, gt=0, description="largest JSON body other than classify's")
     max_training_memory_bytes: int | None = Field(
-        None, gt=0, description="most memory a network may need; default 80 %, on a graphics card what it has"
+        None, gt=0, description="most memory a training may need; default 80 %"
     )
     disk_reserve_bytes: int = Field(512 * MiB, ge=0, description="free disk below which uploads are refused (507)")
     receive_timeout_seconds: float = Field(30.0, gt=0, description="longest silence of a client while it sends a body")
@@ -117,12 +116,6 @@ class Settings(BaseSettings):
         """Without asking torch, whose import takes seconds."""
         return self.device.startswith("cuda") or (self.device == "auto" and any(path.exists() for path in GPU_DRIVERS))
 
-    @property
-    def training_memory_bytes(self) -> int:
-        """The most that a network may need. A card that has too little says so, and gets the batch in parts."""
-        machine = sys.maxsize if self.on_gpu else int(psutil.virtual_memory().total * 0.8)
-        return self.max_training_memory_bytes or machine
-
     def share(self) -> Self:
         """What each of the `processes` gets of what they divide among them."""
         each = {name: max(getattr(self, name) // self.processes, 1) for name in DIVIDED}
@@ -143,11 +136,6 @@ class Settings(BaseSettings):
     def archives(self) -> Path:
         """Uploaded archives, named by their SHA-256."""
         return self.data / "archives"
-
-    @property
-    def observed(self) -> Path:
-        """What processes that serve together have counted since the start."""
-        return self.data / "observed"
 
     @property
     def predictions(self) -> Path:

@@ -19,7 +19,7 @@ from tests.conftest import Fovea, colours_zip, fovea_in
 from tests.test_predictions import LAYERS, files_of, picture, rows_of
 
 SPEC = {"network": {"layers": LAYERS}, "image_size": 16, "epochs": 2, "precision": "fp32"}
-MADE_AGAIN = ("cache", "logs", "observed", "uploads")
+MADE_AGAIN = ("cache", "logs", "uploads")
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from service.auto import DatasetFacts, resolve
+from service.cost import Room
 from service.inference import torch_program
 from service.inference.cuda_graphs import Graphs
 from service.spec import TrainSpec
@@ -130,15 +131,14 @@ def test_a_batch_that_is_too_large_for_the_card_is_known_as_such_and_fits_in_par
     split = Split.of(packed, np.arange(2048), np.arange(2048) % CLASSES, "cuda")
     asked = {"network": "resnet18", "image_size": 64, "batch_size": 2048, "epochs": 6, "augment": None, "ema": None}
     facts = DatasetFacts(2048, CLASSES, 64, grey=False)
-    spec = resolve(TrainSpec.model_validate({**asked, "progressive": None}), facts, sys.maxsize)
+    spec = resolve(TrainSpec.model_validate({**asked, "progressive": None}), facts, Room(sys.maxsize))
     plan = {"precision": "fp32", "channels_last": True}
-    nothing = Split.of(packed, np.arange(0), np.arange(0), "cuda")
 
     def steps(plan: dict[str, Any]) -> int | dict[str, Any]:
         """How many are done, or what would help; in a function, as what an error leaves behind holds memory."""
         state = start(spec, CLASSES, 0, "cuda", plan)
         try:
-            list(train(state, Run(split, nothing, spec, plan, 0)))
+            list(train(state, Run(split, split, spec, plan, 0)))
         except torch.OutOfMemoryError as error:
             return remedy(error, plan, spec, 2048)[0]
         return state.counters.step

@@ -11,7 +11,7 @@ import torch
 
 from service.inference.cuda_graphs import Replay
 from tests.test_training import CLASSES, PLAN, RECIPES, finish, make_run, make_spec
-from workers.training.launching import WARM, Card, Launcher
+from workers.training.launching import AHEAD, WARM, Card, Launcher, Lead
 from workers.training.loop import How, Run, _learn
 from workers.training.state import TrainState, start
 
@@ -84,6 +84,15 @@ def test_a_step_that_cannot_be_captured_goes_on_kernel_by_kernel(caplog: pytest.
     assert caplog.messages == ["no CUDA graphs of training steps: too large"]
     assert recorder.done == ["kernels"] * 8
     assert torch.equal(total, torch.full((2,), 8.0))
+
+
+def test_the_processor_is_at_most_four_steps_ahead() -> None:
+    waited: list[int] = []
+    marks = iter(range(100))
+    lead = Lead(lambda: partial(waited.append, next(marks)))
+    for step in range(10):
+        lead.keep()
+        assert waited == list(range(step + 1 - AHEAD))
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "muon"])

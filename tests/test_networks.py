@@ -11,10 +11,12 @@ from pydantic import ValidationError
 from torchvision.models import get_model, get_model_weights
 
 from service.auto import DatasetFacts, explained, resolve
+from service.cost import Room
 from service.errors import InvalidValue
 from service.inference.torch_program import load
 from service.layers import DEEPEST, LayersNetwork, shapes
 from service.networks import NETWORKS
+from service.settings import Settings
 from service.spec import TrainSpec
 from workers.training import export
 from workers.training.networks import ACTIVATIONS, build
@@ -63,6 +65,20 @@ residual = st.fixed_dictionaries(
     {"residual": st.fixed_dictionaries({"layers": st.lists(layer, min_size=1, max_size=3), "activation": activation})}
 )
 layer = st.one_of(layer, residual)
+
+
+def test_a_card_has_its_own_memory_for_activations_but_weights_are_in_the_machines_too() -> None:
+    wide = {"layers": [{"conv": {"filters": 64}}, {"global_avg_pool": {}}]}
+    asked = TrainSpec.model_validate({"network": wide, "image_size": 224, "batch_size": 1024, "epochs": 1})
+    with pytest.raises(InvalidValue, match="network_too_large"):
+        resolve(asked, FACTS, Room(2**30))
+    assert resolve(asked, FACTS, Room(2**30, on_card=True))["batch_size"] == 1024
+    heavy = {"layers": [{"flatten": {}}, {"dense": {"units": 65536}}]}
+    asked = TrainSpec.model_validate({"network": heavy, "image_size": 32, "batch_size": 8, "epochs": 1})
+    with pytest.raises(InvalidValue, match="network_too_large"):
+        resolve(asked, FACTS, Room(2**30, on_card=True))
+    assert Room.of(Settings(device="cuda")) == Room(Room.machine().bytes, on_card=True)
+    assert Room.of(Settings(device="cpu", max_training_memory_bytes=5)) == Room(5)
 
 
 @settings(max_examples=300, deadline=None)
@@ -170,5 +186,5 @@ def test_auto_chooses_by_the_pictures_the_time_and_the_speed_and_says_why() -> N
 )
 def test_what_cannot_be_is_refused_with_the_field_that_says_so(changes: dict, param: str) -> None:
     with pytest.raises(InvalidValue) as caught:
-        resolve(TrainSpec.model_validate(changes), DatasetFacts(1000, 3, 100, grey=False), 2**33)
+        resolve(TrainSpec.model_validate(changes), DatasetFacts(1000, 3, 100, grey=False), Room(2**33))
     assert caught.value.param == param

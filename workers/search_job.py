@@ -13,6 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import artifacts, jobs
+from service.cost import Room
 from service.datasets import versions
 from service.db.tables import DatasetVersion, Job, Metric
 from service.ending import EXPORT_SECONDS, seconds_at_end
@@ -85,7 +86,7 @@ def _next(search: Search) -> Job | None:
     log.info("trial %d tries %s", number, parameters)
     spec, impossible = vary(base, parameters), None
     try:
-        spec = resolve_varied(base, parameters, facts, context.settings.training_memory_bytes)
+        spec = resolve_varied(base, parameters, facts, Room.of(context.settings))
     except ServiceError as error:
         impossible = error
     rows = search.rows()

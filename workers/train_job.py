@@ -190,7 +190,8 @@ def _plan(context: Context, job: Job, pictures: Pictures, device: str, threads: 
     spec, count = job.spec, len(pictures.rows["train"])
     batch = min(spec["batch_size"], count)
     machine = f"{device}:{torch.cuda.get_device_name(device) if device != 'cpu' else _processor()}:{threads}"
-    key = f"{machine}:{torch.__version__}:{spec['network']}:{spec['image_size']}:{batch}:{spec['precision']}"
+    measured = f"{machine}:{torch.__version__}:{precision.TIMED}"
+    key = f"{measured}:{spec['network']}:{spec['image_size']}:{batch}:{spec['precision']}"
     with context.database.read() as session:
         known = measurements.known(session, key)
     found = known or {"key": key, **_measured(job, len(pictures.classes), batch, device)}

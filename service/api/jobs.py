@@ -34,7 +34,7 @@ from service.api.examples import (
 )
 from service.api.paging import PageDep
 from service.auto import DatasetFacts, Source, explained
-from service.cost import cost, layer_table
+from service.cost import Room, cost, layer_table
 from service.datasets import versions
 from service.db import Database
 from service.db.tables import JOB_STATUSES, Job
@@ -160,7 +160,7 @@ def _resolved(session: Session, body: TrainRequest, settings: Settings) -> tuple
     spec, reasons = explained(
         pinned,
         facts,
-        settings.training_memory_bytes,
+        Room.of(settings),
         source=source,
         budget_seconds=body.budget.seconds if body.budget else None,
         gflops=estimates.gflops(session),

@@ -8,7 +8,7 @@ from service import estimates, jobs
 from service.api import shapes
 from service.api.context import Answer
 from service.auto import resolve
-from service.cost import cost
+from service.cost import Room, cost
 from service.datasets import versions
 from service.errors import InvalidValue
 from service.search import SearchRequest, check
@@ -38,7 +38,7 @@ def dry_run(session: Session, body: SearchRequest, settings: Settings) -> dict[s
     The estimate is that of the base spec for every trial; pruning makes a search shorter.
     """
     version = versions.find_ready(session, body.dataset)
-    facts, memory_bytes = versions.facts(version), settings.training_memory_bytes
+    facts, room = versions.facts(version), Room.of(settings)
     if not version.splits.get("val"):
         raise InvalidValue(
             "no_validation_pictures",
@@ -53,8 +53,8 @@ def dry_run(session: Session, body: SearchRequest, settings: Settings) -> dict[s
             hint="leave initial_weights out; train from a model of your own afterwards",
             param="/spec/initial_weights",
         )
-    spec = resolve(body.spec, facts, memory_bytes)
-    check(body, facts, memory_bytes)
+    spec = resolve(body.spec, facts, room)
+    check(body, facts, room)
     needed = cost(TrainSpec.model_validate(spec), facts.classes)
     trial = estimates.estimate(session, spec, needed, version, settings)
     most = body.budget.seconds if body.budget else float("inf")

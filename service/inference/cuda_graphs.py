@@ -59,10 +59,11 @@ def apart(call: Callable[[], T]) -> T:
     """`call` on the stream that is captured, after all that was asked of the current one and before what follows."""
     here, (stream,) = torch.cuda.current_stream(), streams(1)
     stream.wait_stream(here)
-    with torch.cuda.stream(stream):
-        found = call()
-    here.wait_stream(stream)
-    return found
+    try:
+        with torch.cuda.stream(stream):
+            return call()
+    finally:  # after an error too: what was launched goes on, and its memory is given to others
+        here.wait_stream(stream)
 
 
 def captured(call: Callable[[], T], warm: int = WARM) -> Callable[[], T]:

@@ -7,6 +7,7 @@ https://pytorch.org/blog/accelerating-pytorch-with-cuda-graphs/
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from service.inference.cuda_graphs import Replay, apart, captured
 log = logging.getLogger("fovea.job")
 
 WARM = 3  # steps before the one that is captured, in which libraries choose their ways and optimisers begin
+AHEAD = 4  # steps
 GAIN = 0.95  # of the time kernel by kernel is what a replay may take at most
 
 Step = Callable[..., torch.Tensor]  # (how, *given)
@@ -35,6 +37,28 @@ class Card:
 
 def card() -> Card:
     return Card(apart, partial(captured, warm=0), torch.cuda.synchronize)
+
+
+class Lead:
+    """How far the processor may be ahead of the card: what is asked between two steps is to be heeded soon, and each
+    step that waits to be launched holds its pictures."""
+
+    def __init__(self, mark: Callable[[], Callable[[], None]]) -> None:
+        self._mark = mark  # what waits for all that has been launched by now
+        self._waits: deque[Callable[[], None]] = deque()
+
+    def keep(self) -> None:
+        """After each step."""
+        self._waits.append(self._mark())
+        if len(self._waits) > AHEAD:
+            self._waits.popleft()()
+
+
+def mark() -> Callable[[], None]:
+    event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    event.record()
+    wait: Callable[[], None] = event.synchronize
+    return wait
 
 
 class Launcher:

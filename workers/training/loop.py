@@ -20,7 +20,7 @@ from workers.training import multilabel
 from workers.training.augment import augment, blends, draws, mix, normalise
 from workers.training.course import planned
 from workers.training.data import Split, epoch_order
-from workers.training.launching import Launcher, card
+from workers.training.launching import Launcher, Lead, card, mark
 from workers.training.losses import loss_of, plain, right
 from workers.training.optim import head_of, learning_rate
 from workers.training.precision import DTYPES
@@ -139,11 +139,12 @@ def train(state: TrainState, run: Run) -> Iterator[StepProgress]:
     learn: Learn = partial(_learn, state, run)
     if run.device != "cpu" and not state.scaler.is_enabled():  # how a scaler goes on is decided on the processor
         learn = Launcher(learn, card())
+    lead = Lead(mark) if run.device != "cpu" else None
     while counters.step < counters.total and not counters.ended:
-        yield from _epoch(state, run, learn)
+        yield from _epoch(state, run, learn, lead)
 
 
-def _epoch(state: TrainState, run: Run, learn: Learn) -> Iterator[StepProgress]:
+def _epoch(state: TrainState, run: Run, learn: Learn, lead: Lead | None) -> Iterator[StepProgress]:
     """One pass over the training pictures, or what is left of it; the last of a run may be a part."""
     counters = state.counters
     epoch, first = divmod(counters.step, run.batches)
@@ -167,6 +168,8 @@ def _epoch(state: TrainState, run: Run, learn: Learn) -> Iterator[StepProgress]:
     for numbers in given:
         how = How(run.side(counters.step / counters.total), run.parts(counters.step), head_only)
         totals += _step(state, run, learn, how, numbers)
+        if lead is not None:
+            lead.keep()
         if counters.step in run.revisions:
             state.revise(run.revisions[counters.step])
         batch += 1
@@ -306,7 +309,8 @@ def validate(state: TrainState, run: Run) -> dict[str, float]:
     state.network.eval()
     weights = state.average if state.average is not None else dict(state.network.state_dict())
     answers = []
-    size = VALIDATION_BATCH if run.device == "cpu" else max(VALIDATION_BATCH, run.batch_size)
+    at_once = run.batch_size // run.parts(state.counters.step)  # which fits
+    size = VALIDATION_BATCH if run.device == "cpu" else max(VALIDATION_BATCH, at_once)
     with torch.inference_mode(), run.autocast():
         for taken in run.val.batches(torch.arange(len(run.val)), size):
             images = normalise(taken).contiguous(memory_format=run.layout)

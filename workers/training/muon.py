@@ -91,11 +91,13 @@ def _beside_each_other(calls: Sequence[Callable[[], None]]) -> None:
     here, beside = torch.cuda.current_stream(), streams(STREAMS)
     for stream in beside:
         stream.wait_stream(here)
-    for call, stream in zip(calls, itertools.cycle(beside)):
-        with torch.cuda.stream(stream):
-            call()
-    for stream in beside:
-        here.wait_stream(stream)
+    try:
+        for call, stream in zip(calls, itertools.cycle(beside)):
+            with torch.cuda.stream(stream):
+                call()
+    finally:
+        for stream in beside:
+            here.wait_stream(stream)
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
