@@ -51,7 +51,7 @@ def cost(spec: TrainSpec, classes: int) -> Cost:
     assert isinstance(spec.image_size, int)
     assert isinstance(spec.batch_size, int)
     if isinstance(spec.network, str) and spec.network not in PRESETS:
-        return _named_cost(spec.network, spec.image_size, spec.batch_size)
+        return _named_cost(spec.network, spec.image_size, _at_once(spec))
     network = spec.network if isinstance(spec.network, LayersNetwork) else PRESETS[spec.network]
     rows = shapes(network, spec.image_size, classes)
     parameters = sum(row.parameters for row in rows)
@@ -59,9 +59,15 @@ def cost(spec: TrainSpec, classes: int) -> Cost:
     return Cost(
         parameters=parameters,
         multiply_adds=sum(row.multiply_adds for row in rows),
-        memory_bytes=WEIGHTS * parameters + 4 * 2 * activations * spec.batch_size,
+        memory_bytes=WEIGHTS * parameters + 4 * 2 * activations * _at_once(spec),
         weights_bytes=WEIGHTS * parameters,
     )
+
+
+def _at_once(spec: TrainSpec) -> int:
+    """Pictures whose activations are in memory together: a batch may be taken in parts."""
+    assert isinstance(spec.batch_size, int)
+    return -(-spec.batch_size // spec.optimizer.accumulate)
 
 
 def operations(spec: TrainSpec, classes: int) -> float:
@@ -79,7 +85,7 @@ def operations(spec: TrainSpec, classes: int) -> float:
     return work
 
 
-def _named_cost(name: str, image_size: int, batch_size: int) -> Cost:
+def _named_cost(name: str, image_size: int, at_once: int) -> Cost:
     known = NETWORKS[name]
     if image_size < known.smallest:
         raise InvalidValue(
@@ -93,7 +99,7 @@ def _named_cost(name: str, image_size: int, batch_size: int) -> Cost:
     activations = 0.025 * known.giga_multiply_adds * 1e9 * scale
     weights = WEIGHTS * known.parameters
     work = int(known.giga_multiply_adds * 1e9 * scale)
-    return Cost(known.parameters, work, weights + int(4 * activations * batch_size), weights)
+    return Cost(known.parameters, work, weights + int(4 * activations * at_once), weights)
 
 
 def layer_rows(spec: TrainSpec, classes: int) -> list[LayerShape] | None:

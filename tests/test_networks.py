@@ -67,7 +67,7 @@ residual = st.fixed_dictionaries(
 layer = st.one_of(layer, residual)
 
 
-def test_a_card_has_its_own_memory_for_activations_but_weights_are_in_the_machines_too() -> None:
+def test_what_must_fit_are_weights_and_on_a_processor_the_activations_of_a_part() -> None:
     wide = {"layers": [{"conv": {"filters": 64}}, {"global_avg_pool": {}}]}
     asked = TrainSpec.model_validate({"network": wide, "image_size": 224, "batch_size": 1024, "epochs": 1})
     with pytest.raises(InvalidValue, match="network_too_large"):
@@ -77,6 +77,8 @@ def test_a_card_has_its_own_memory_for_activations_but_weights_are_in_the_machin
     asked = TrainSpec.model_validate({"network": heavy, "image_size": 32, "batch_size": 8, "epochs": 1})
     with pytest.raises(InvalidValue, match="network_too_large"):
         resolve(asked, FACTS, Room(2**30, on_card=True))
+    parts = {"network": wide, "image_size": 224, "batch_size": 1024, "epochs": 1, "optimizer": {"accumulate": 64}}
+    assert resolve(TrainSpec.model_validate(parts), FACTS, Room(2**30))["optimizer"]["accumulate"] == 64
     assert Room.of(Settings(device="cuda")) == Room(Room.machine().bytes, on_card=True)
     assert Room.of(Settings(device="cpu", max_training_memory_bytes=5)) == Room(5)
 

@@ -97,7 +97,8 @@ async def _framework(request: Request, error: Exception) -> JSONResponse:
         413: PayloadTooLarge("body_too_large", "the body is larger than this route accepts"),
         415: UnsupportedMediaType("unsupported_media_type", detail, hint="send application/json"),
     }
-    return _respond(request, known.get(error.status_code) or BadRequest("bad_request", detail))
+    otherwise = BadRequest("bad_request", detail, hint="/docs tells what is expected")
+    return _respond(request, known.get(error.status_code, otherwise))
 
 
 async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
