@@ -156,6 +156,9 @@ def test_an_error_about_a_layer_names_its_line(form: Visit) -> None:
     expect(page.locator("#layers-fault")).to_have_text("")
     assert page.input_value("#layers").startswith("conv 32 3 norm relu\nmax_pool 2\n")
     expect(page.get_by_role("cell", name="residual").first).to_be_visible()
+    for words, parameters in (("conv 4 3", 112), ("conv 4 3 nobias", 108), ("conv 4 3 norm", 116)):
+        page.fill("#layers", f"{words}\nglobal_avg_pool")
+        expect(page.get_by_role("row", name=re.compile(f"^conv 4 x 32 x 32 {parameters} "))).to_have_count(1)
 
 
 def test_pressing_train_leads_to_the_field_that_is_wrong(form: Visit) -> None:
