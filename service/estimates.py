@@ -27,6 +27,8 @@ from service.spec import TrainSpec
 START_SECONDS = 4.0  # pixels mapped, weights made, precision measured
 DECODED_EACH = 1e-3  # seconds, of a picture that is not there yet in the size wanted
 STEP_SECONDS = 4e-3  # of a step, beside its operations
+CARD_STEP_SECONDS = 3e-4  # on a graphics card, where a step is one launch
+CARD_GFLOPS = 20_000.0  # of such a card in bf16, before it was seen: an H100 reached 13,000 (classic) to 155,000
 PROCESS_BYTES = 2**30  # of a training process, beside the tensors of a step
 TRUE_SECONDS = 1.0  # of training, below which a pace is mostly that of the first steps
 QUANTILES = (0.1, 0.5, 0.9)
@@ -61,17 +63,18 @@ def estimate(
     `formula` has the parts before any history, in seconds and bytes: what `close` holds the truth against.
     """
     formula = _formula(spec, needed, version, settings, budget)
-    start = formula["start"] * history.ratios(session, START, spec)
-    pace = history.ratios(session, PACE, spec)
-    training = _every(formula["training"] * pace, _share(session, spec, goal=goal), np.multiply)
+    start = formula["start"] * history.ratios(session, START.on(settings), spec)
+    pace = history.ratios(session, PACE.on(settings), spec)
+    training = _every(formula["training"] * pace, _share(session, spec, settings, goal=goal), np.multiply)
     picture_seconds = formula["training"] / formula["pictures"] * float(np.median(pace))
-    end = _following(formula).after(picture_seconds) * history.ratios(session, _end(settings, budget), spec)
+    ends = history.ratios(session, _end(settings, budget).on(settings), spec)
+    end = _following(formula).after(picture_seconds) * ends
     total = _every(_every(start, end), training)
     if budget is not None:
-        most = _every(total, budget["seconds"] * history.ratios(session, BUDGET, spec), np.minimum)
+        most = _every(total, budget["seconds"] * history.ratios(session, BUDGET.on(settings), spec), np.minimum)
         total = np.maximum(most, float(np.median(start) + np.median(end)))
     low, middle, high = np.quantile(total, QUANTILES)
-    known = history.is_known(session, PACE, spec)
+    known = history.is_known(session, PACE.on(settings), spec)
     return {
         "seconds": {name: round(float(value), 1) for name, value in (("p10", low), ("p50", middle), ("p90", high))},
         "parts": {
@@ -79,7 +82,7 @@ def estimate(
             for name, part in (("start", start), ("training", training), ("end", end))
         },
         "formula": formula,
-        "memory_bytes": int(formula["memory"] * history.ratios(session, MEMORY, spec)[-1]),
+        "memory_bytes": int(formula["memory"] * history.ratios(session, MEMORY.on(settings), spec)[-1]),
         "disk_bytes": 2 * 12 * needed.parameters + 3 * spec["image_size"] ** 2 * version.splits.get("train", 0),
         "based_on": "earlier jobs of this machine" if known else "a guess: this machine has trained nothing yet",
     }
@@ -87,12 +90,12 @@ def estimate(
 
 def end_ratio(session: Session, spec: dict[str, Any], settings: Settings, budget: dict[str, float] | None) -> float:
     """By what `ending` is to be multiplied for this network: seven of ten earlier jobs took less."""
-    return float(history.ratios(session, _end(settings, budget), spec)[CAUTIOUS])
+    return float(history.ratios(session, _end(settings, budget).on(settings), spec)[CAUTIOUS])
 
 
-def gflops(session: Session) -> float:
+def gflops(session: Session, settings: Settings) -> float:
     """Billions of operations a second that training is thought to reach here, whatever the network."""
-    return GFLOPS / history.median(session, PACE)
+    return _gflops(settings) / history.median(session, PACE.on(settings))
 
 
 def close(session: Session, job: Job, took: Took, settings: Settings) -> None:
@@ -108,7 +111,7 @@ def close(session: Session, job: Job, took: Took, settings: Settings) -> None:
         **judged,
     }
     for part, ratio in _taught(job, took, settings):
-        history.learn(session, part, job.spec, ratio)
+        history.learn(session, part.on(settings), job.spec, ratio)
 
 
 def calibration(session: Session) -> dict[str, Any]:
@@ -131,7 +134,7 @@ def _formula(
     end = ending(spec, needed.parameters, version.splits, settings, budget)
     return {
         "start": START_SECONDS + decoding,
-        "training": work / (GFLOPS * 1e9) + steps * STEP_SECONDS,
+        "training": work / (_gflops(settings) * 1e9) + steps * (CARD_STEP_SECONDS if settings.on_gpu else STEP_SECONDS),
         "steps": steps,
         "pictures": steps * batch,
         "end": end.seconds,
@@ -144,10 +147,10 @@ def _following(formula: dict[str, float]) -> Ending:
     return Ending(formula["end"], formula["end_pictures"])
 
 
-def _share(session: Session, spec: dict[str, Any], *, goal: bool) -> NDArray[np.float64]:
+def _share(session: Session, spec: dict[str, Any], settings: Settings, *, goal: bool) -> NDArray[np.float64]:
     """Of the planned steps, how many will be taken."""
-    ending_early = _early(spec, goal=goal)
-    return np.ones(1) if ending_early is None else np.minimum(history.ratios(session, ending_early, spec), 1.0)
+    early = _early(spec, goal=goal)
+    return np.ones(1) if early is None else np.minimum(history.ratios(session, early.on(settings), spec), 1.0)
 
 
 def _early(spec: dict[str, Any], *, goal: bool) -> Part | None:
@@ -156,6 +159,11 @@ def _early(spec: dict[str, Any], *, goal: bool) -> Part | None:
 
 def _end(settings: Settings, budget: dict[str, float] | None) -> Part:
     return END if wanted(settings, budget) else QUICK_END
+
+
+def _gflops(settings: Settings) -> float:
+    """Before any job has told."""
+    return CARD_GFLOPS if settings.on_gpu else GFLOPS
 
 
 def _taught(job: Job, took: Took, settings: Settings) -> list[tuple[Part, float]]:

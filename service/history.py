@@ -7,7 +7,7 @@ their median and narrows with each.
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from service import measurements
+from service.settings import Settings
 
 KEPT = 50  # ratios of each kind, newest last
 ENOUGH = 8  # of them below which the spread is a guess
@@ -27,6 +28,10 @@ class Part:
     low: float  # what the ratio is guessed to be: in one job of twenty less,
     middle: float
     high: float  # and in one more
+
+    def on(self, settings: Settings) -> "Part":
+        """The same where a graphics card trains: of which a processor's jobs say nothing."""
+        return replace(self, name=f"card_{self.name}") if settings.on_gpu else self
 
 
 START = Part("start", 0.4, 1.0, 2.5)  # until the first step

@@ -95,7 +95,7 @@ def test_little_history_moves_the_middle_and_narrows_the_spread_and_much_replace
     )
 
 
-def test_a_network_is_known_by_its_own_jobs_and_a_new_one_by_those_of_all(session: Session) -> None:
+def test_a_network_is_known_by_its_own_jobs_and_a_new_one_by_those_of_all(session: Session, settings: Settings) -> None:
     layers = [{"conv": {"filters": 8}}, {"max_pool": 2}]
     for spec, ratio in ((spec_of(), 2.0), (spec_of("compact"), 0.5), (spec_of({"layers": layers}), 3.0)):
         history.learn(session, PACE, spec, ratio)
@@ -105,7 +105,7 @@ def test_a_network_is_known_by_its_own_jobs_and_a_new_one_by_those_of_all(sessio
     assert history.median(session, PACE, spec_of({"layers": layers * 2})) == pytest.approx(3.0)
     assert history.median(session, PACE, spec_of("resnet18", image_size=64)) == pytest.approx(2.0)  # of the three
     assert history.median(session, START, spec_of()) == 1.0
-    assert estimates.gflops(session) == pytest.approx(estimates.GFLOPS / 2)
+    assert estimates.gflops(session, settings) == pytest.approx(estimates.GFLOPS / 2)
 
 
 def test_each_part_is_told_by_itself(session: Session, settings: Settings) -> None:
@@ -176,6 +176,22 @@ def test_a_budget_that_decides_is_told_and_one_that_is_too_short_too(session: Se
     assert history.is_known(session, BUDGET, endless)
     assert history.is_known(session, QUICK_END, endless)
     assert not history.is_known(session, END, endless)  # where engines are measured, which is another thing
+
+
+def test_what_a_processor_took_says_nothing_of_a_graphics_card(session: Session, settings: Settings) -> None:
+    card, spec = settings.model_copy(update={"device": "cuda"}), spec_of()
+    guess = told(session, card, spec)
+    assert guess["parts"]["training"] < 0.1 * told(session, settings, spec)["parts"]["training"]
+    assert estimates.gflops(session, card) > 100 * estimates.gflops(session, settings)
+    for _ in range(9):
+        finish(session, settings, spec, 2.0)
+    assert told(session, card, spec) == guess
+    assert told(session, settings, spec)["based_on"] == "earlier jobs of this machine"
+    for _ in range(9):
+        finish(session, card, spec_of(epochs=4000), 3.0)
+    assert history.median(session, PACE, spec) == pytest.approx(2.0)
+    assert history.median(session, PACE.on(card), spec) == pytest.approx(3.0)
+    assert told(session, card, spec)["parts"]["training"] == pytest.approx(3 * guess["parts"]["training"], abs=0.2)
 
 
 def test_first_steps_alone_teach_no_pace(session: Session, settings: Settings) -> None:

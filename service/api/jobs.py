@@ -163,7 +163,7 @@ def _resolved(session: Session, body: TrainRequest, settings: Settings) -> tuple
         Room.of(settings),
         source=source,
         budget_seconds=body.budget.seconds if body.budget else None,
-        gflops=estimates.gflops(session),
+        gflops=estimates.gflops(session, settings),
     )
     checked = TrainSpec.model_validate(spec)
     needed = cost(checked, facts.classes)
