@@ -67,7 +67,8 @@ def _candidates(wanted: str, device: str) -> list[str]:
     if wanted != "auto":
         return [wanted]
     if device != "cpu":
-        return ["fp32", "bf16"] if torch.cuda.is_bf16_supported() else ["fp32", "fp16"]
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)  # older cards imitate it, slowly
+        return ["fp32", "bf16"] if has_bf16 else ["fp32", "fp16"]
     has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # in software it is many times slower than fp32
     return ["fp32", "bf16"] if has_bf16 else ["fp32"]
 
