@@ -16,7 +16,10 @@ from service import backup
 from service.errors import ServiceError
 from service.settings import Settings
 from tests.conftest import Fovea, colours_zip, fovea_in
+from tests.postgresql import GIVEN
 from tests.test_predictions import LAYERS, files_of, picture, rows_of
+
+pytestmark = pytest.mark.skipif(GIVEN is not None, reason="PostgreSQL has backups of its own")
 
 SPEC = {"network": {"layers": LAYERS}, "image_size": 16, "epochs": 2, "precision": "fp32"}
 MADE_AGAIN = ("cache", "logs", "uploads")
