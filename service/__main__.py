@@ -2,19 +2,14 @@
 
 import contextlib
 import os
-import shutil
 import socket
 import sys
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import psutil
 import uvicorn
 from pydantic import ValidationError
 
-from service import keys, prefork, sessions
+from service import keys, prefork, sessions, together
 from service.connections import Listener, Server
 from service.db import Database
 from service.errors import ServiceError
@@ -25,7 +20,6 @@ from service.settings import Settings
 SPINS = 1000
 # A connection closed just when its client sends the next request loses that request: longer than clients usually pause.
 IDLE_SECONDS = 75
-TOGETHER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def _welcome(settings: Settings, port: int) -> None:
@@ -52,24 +46,8 @@ def main() -> None:
     sys.exit(code)
 
 
-@contextlib.contextmanager
-def _counting_together() -> Iterator[None]:
-    """What is imported within imports prometheus_client, which looks at this once.
-
-    Its files are mapped into memory, and better are memory: a process dies of one that a full disk has no room for.
-    """
-    memory = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # noqa: S108 - the folder in it has a random name
-    for left in memory.glob("fovea-*-*") if memory else ():
-        owner = left.name.split("-")[1]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):  # killed
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"fovea-{os.getpid()}-", dir=memory) as folder:
-        os.environ[TOGETHER] = folder
-        yield
-
-
 def _serve(settings: Settings) -> int:
-    os.environ.pop(TOGETHER, None)  # of another's, it would count for that
+    together.alone()
     from service.api.app import create_app
 
     config = _config(settings, create_app(settings))
@@ -86,7 +64,7 @@ def _serve_together(settings: Settings) -> int:
     database = Database(settings.database)
     prepare(database, settings)
     database.dispose()  # no connection lives through a fork
-    with _counting_together():
+    with together.counting():
         return _supervise(settings, listener)
 
 

@@ -1,15 +1,10 @@
-"""What Prometheus is told of answers: counted where they are made, by every process, and summed when it asks.
-
-`prometheus_client` decides when it is imported whether processes count together: in files of this folder, if
-PROMETHEUS_MULTIPROC_DIR names one. https://prometheus.github.io/client_python/multiprocess/
-"""
-
-import os
+"""What Prometheus is told of answers: counted where they are made, by every process, and summed when it asks."""
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-TOGETHER = "PROMETHEUS_MULTIPROC_DIR"
+from service import together
+
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 _mine = CollectorRegistry()
@@ -43,7 +38,7 @@ def problem(status: int, code: str) -> None:
 
 def text() -> bytes:
     """Prometheus' format, of all processes that serve together."""
-    if TOGETHER not in os.environ:
+    if not together.counted():
         return generate_latest(_mine)
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
