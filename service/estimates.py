@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from service import history
 from service.auto import GFLOPS
-from service.cost import Cost, operations
+from service.cost import Cost, Room, operations
 from service.datasets import versions
 from service.db.tables import DatasetVersion, Job
 from service.ending import Ending, ending
@@ -139,7 +139,7 @@ def _formula(
         "pictures": steps * batch,
         "end": end.seconds,
         "end_pictures": end.pictures,
-        "memory": PROCESS_BYTES + needed.memory_bytes,
+        "memory": PROCESS_BYTES + Room.of(settings).needs(needed),
     }
 
 
