@@ -6,15 +6,15 @@ Packed caches and logs are left out, and uploads under way.
 """
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import pysqlite3
+from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy import delete, func, select
 
 import service
@@ -32,7 +32,18 @@ DATABASE, MANIFEST, RESTORING = "fovea.db", "manifest.json", "restoring"
 MOMENTS = 5  # that are tried, should files go while they are copied
 CHUNK = 2**20  # bytes
 
-Manifest = dict[str, Any]
+
+class Manifest(BaseModel):
+    """What a backup says of itself."""
+
+    format: Annotated[int, Field(ge=1)] = FORMAT
+    fovea: str  # the version that made it
+    made_at: str
+    bytes: int
+    rows: dict[str, int]  # by table
+    files: dict[str, str]  # SHA-256 by path
+
+
 Advance = Callable[[int, int], None]
 """Told after each file: how many are done, and of how many."""
 
@@ -57,7 +68,7 @@ def write(settings: Settings, target: Path, advance: Advance = lambda *_: None) 
             except _Gone as error:
                 if moment + 1 == MOMENTS:
                     raise InternalError("file_missing", f"{error} is not there, but the database names it") from error
-        (part / MANIFEST).write_text(json.dumps(manifest, indent=2), "utf-8")
+        (part / MANIFEST).write_text(manifest.model_dump_json(indent=2), "utf-8")
         part.rename(target)
         sync_folder(target.parent)
     return manifest
@@ -75,7 +86,7 @@ def restore(settings: Settings, source: Path, advance: Advance = lambda *_: None
         raise Conflict("data_exist", f"{settings.data} is not empty", hint="set FOVEA_DATA to a folder that is")
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _aside(settings.data / RESTORING) as part:  # within it, for it may be a volume of its own
-        for count, (name, sha256) in enumerate(manifest["files"].items(), 1):
+        for count, (name, sha256) in enumerate(manifest.files.items(), 1):
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise InvalidValue("backup_damaged", f"a backup has no file {name}")
             try:
@@ -84,7 +95,7 @@ def restore(settings: Settings, source: Path, advance: Advance = lambda *_: None
                 raise InvalidValue("backup_damaged", f"{name} is missing in {source}") from error
             if found != sha256:
                 raise InvalidValue("backup_damaged", f"{name} is not what was backed up")
-            advance(count, len(manifest["files"]))
+            advance(count, len(manifest.files))
         for path in sorted(part.iterdir(), key=lambda path: path.name == DATABASE):  # which makes it whole
             path.rename(settings.data / path.name)
         part.rmdir()
@@ -109,8 +120,7 @@ def _copy(settings: Settings, source: Path, part: Path, advance: Advance) -> Man
     for path in [path for path in part.rglob("*") if path.is_file() and str(path.relative_to(part)) not in files]:
         path.unlink()  # of an earlier moment
     sizes = sum((part / name).stat().st_size for name in files)
-    about = {"format": FORMAT, "fovea": service.__version__, "made_at": rfc3339(now()), "bytes": sizes}
-    return {**about, "rows": rows, "files": files}
+    return Manifest(fovea=service.__version__, made_at=rfc3339(now()), bytes=sizes, rows=rows, files=files)
 
 
 def _named(settings: Settings, snapshot: Path) -> tuple[dict[Path, str | None], dict[str, int]]:
@@ -125,11 +135,10 @@ def _named(settings: Settings, snapshot: Path) -> tuple[dict[Path, str | None], 
             named |= {picture_path(settings, sha256): sha256 for sha256 in pictures if sha256 is not None}
             tables = Base.metadata.sorted_tables
             rows = {table.name: session.scalar(select(func.count()).select_from(table)) or 0 for table in tables}
-        with database.engine.connect() as connection:
-            connection.exec_driver_sql("COMMIT")
-            connection.exec_driver_sql("PRAGMA journal_mode=DELETE")  # one file, that can be copied
     finally:
         database.dispose()
+    with closing(pysqlite3.connect(snapshot)) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")  # all of it in one file, which can be copied
     if settings.admin_key_file.exists():
         named[settings.admin_key_file] = None
     return named, rows
@@ -172,14 +181,13 @@ def _aside(part: Path) -> Iterator[Path]:
 
 def _manifest(source: Path) -> Manifest:
     try:
-        manifest: Manifest = json.loads((source / MANIFEST).read_text("utf-8"))
-        if manifest["format"] > FORMAT:
-            raise InvalidValue("newer_backup", f"{source} was made by Fovea {manifest['fovea']}", hint="update Fovea")
-        assert all(isinstance(sha256, str) for sha256 in manifest["files"].values())
-        assert DATABASE in manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        manifest = Manifest.model_validate_json((source / MANIFEST).read_bytes())
+        manifest.files[DATABASE]
+    except (OSError, ValidationError, KeyError) as error:
         hint = "name the folder that `fovea backup` made"
         raise InvalidValue("not_a_backup", f"{source} is no backup", hint=hint) from error
+    if manifest.format > FORMAT:
+        raise InvalidValue("newer_backup", f"{source} was made by Fovea {manifest.fovea}", hint="update Fovea")
     return manifest
 
 

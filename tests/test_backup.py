@@ -126,13 +126,18 @@ def test_only_a_whole_backup_is_there_and_only_a_right_one_is_restored(full: Fov
         assert not any(empty.data.iterdir())
         archive.write_bytes(whole)
     for name in ("../outside", "/outside"):
-        (copy / "manifest.json").write_text(json.dumps({**manifest, "files": {**manifest["files"], name: "0"}}))
+        (copy / "manifest.json").write_text(
+            manifest.model_copy(update={"files": {**manifest.files, name: "0"}}).model_dump_json()
+        )
         with pytest.raises(ServiceError, match="backup_damaged"):
             backup.restore(empty, copy)
-    (copy / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
+    (copy / "manifest.json").write_text(manifest.model_copy(update={"files": {}}).model_dump_json())
+    with pytest.raises(ServiceError, match="not_a_backup"):
+        backup.restore(empty, copy)
+    (copy / "manifest.json").write_text(manifest.model_copy(update={"format": 99}).model_dump_json())
     with pytest.raises(ServiceError, match="newer_backup"):
         backup.restore(empty, copy)
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    (copy / "manifest.json").write_text(manifest.model_dump_json())
     assert backup.restore(empty, copy) == manifest
     assert lasting(empty.data) == lasting(full.data)
 
@@ -149,7 +154,7 @@ def test_a_file_that_goes_while_it_is_copied_means_another_moment(
 
     monkeypatch.setattr(backup, "_copy_file", removed_meanwhile)
     before = rows_of(full)["predictions"]
-    assert backup.write(settings, tmp_path / "copy")["rows"]["predictions"] == before - 1
+    assert backup.write(settings, tmp_path / "copy").rows["predictions"] == before - 1
     assert {*lasting(tmp_path / "copy")} - {"manifest.json"} == lasting(full.data)
 
 
@@ -193,7 +198,7 @@ backup.write(Settings(data=Path({str(full.data)!r})), Path({str(tmp_path / "copy
 def test_uploads_under_way_stay_behind_and_postgresql_has_its_own(full: Fovea, tmp_path: Path) -> None:
     begun = full.http.post("/v1/uploads", headers={"Tus-Resumable": "1.0.0", "Upload-Length": "1000"})
     assert begun.status_code == 201, begun.text
-    assert backup.write(Settings(data=full.data), tmp_path / "copy")["rows"]["uploads"] == 0
+    assert backup.write(Settings(data=full.data), tmp_path / "copy").rows["uploads"] == 0
     assert rows_of(full)["uploads"] == 1
     url = "postgresql+psycopg://somebody@localhost/fovea"
     with pytest.raises(ServiceError, match="not_sqlite"):

@@ -5,12 +5,15 @@ import platform
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from service.cli.console import AsJson, bar, connect, out, show
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.backup import Manifest
 
 SECRETS = {"admin_key", "database_url"}  # the second may hold a password
 
@@ -72,11 +75,11 @@ def restore(source: Annotated[Path, typer.Argument(help="what `fovea backup` mad
     _tell(manifest, f"restored into {settings.data}", as_json=as_json)
 
 
-def _tell(manifest: dict[str, Any], done: str, *, as_json: bool) -> None:
+def _tell(manifest: "Manifest", done: str, *, as_json: bool) -> None:
     if as_json:
-        show({key: value for key, value in manifest.items() if key != "files"}, as_json=True)
+        show(manifest.model_dump(exclude={"files"}), as_json=True)
     else:
-        out.print(f"{done}: {len(manifest['files'])} files, {manifest['bytes'] / 2**20:.1f} MiB, {manifest['made_at']}")
+        out.print(f"{done}: {len(manifest.files)} files, {manifest.bytes / 2**20:.1f} MiB, {manifest.made_at}")
 
 
 def doctor(as_json: AsJson = False) -> None:
