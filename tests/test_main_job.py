@@ -160,6 +160,11 @@ def test_a_bad_picture_is_named_alone_and_refused_when_it_is_the_only_one(shared
     assert [row["error"] and row["error"]["code"] for row in beside] == [None, "invalid_base64", None]
     empty = shared.http.post(url, files=[("file", ("a", good)), ("file", ("b", b""))]).json()["results"]
     assert [row["error"] and row["error"]["code"] for row in empty] == [None, "empty_picture"]
+    most = [row["error"] for row in shared.http.post(url, json={"images": [encoded] * 256}).json()["results"]]
+    assert most == [None] * 256
+    for body in ({"json": {"images": [encoded] * 257}}, {"files": [("file", ("a", good))] * 257}):
+        too_many = shared.http.post(url, **body)
+        assert (too_many.status_code, too_many.json()["code"]) == (413, "too_many_images")
     other = shared.http.post(url, files={"image": good})
     assert (other.status_code, other.json()["code"], other.json()["param"]) == (422, "no_picture", "file")
 

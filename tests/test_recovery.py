@@ -1,11 +1,13 @@
 """Processes are killed at any moment; the job goes on by itself and ends with the same weights, to the bit."""
 
+import os
 import random
 import signal
 import time
 
 from service.db.tables import Metric
 from tests.conftest import Fovea, colours_zip
+from workers.run_job import NICENESS
 
 SPEC = {
     "network": {
@@ -97,6 +99,21 @@ def test_a_job_whose_process_dies_three_times_without_progress_ends_failed_with_
     assert "SIGKILL" in failed["error"]["message"]
     # the worker itself is well
     assert fovea.wait(fovea.train("m", "colours", {**SPEC, "epochs": 1})["id"])["status"] == "succeeded"
+
+
+def test_a_training_yields_in_all_its_threads_and_counts_them(fovea: Fovea) -> None:
+    """Whatever answers requests goes first."""
+    fovea.environment["FOVEA_THREADS"] = "1"
+    fovea.start()
+    fovea.dataset(colours_zip(), "colours")
+    job = fovea.train("m", "colours", {**SPEC, "epochs": 10_000})["id"]
+    running = fovea.wait_for(job, lambda now: bool(now["progress"]))
+    child, service = fovea.job_process(), fovea.processes["service"]
+    assert {os.getpriority(os.PRIO_PROCESS, thread.id) for thread in child.threads()} == {NICENESS}
+    assert os.getpriority(os.PRIO_PROCESS, service.pid) == 0
+    assert running["plan"]["key"].split(":")[2] == "1"
+    act(fovea, job, "cancel")
+    assert fovea.wait(job)["status"] == "cancelled"
 
 
 def test_a_worker_told_to_go_writes_a_checkpoint_and_its_attempt_is_no_death(fovea: Fovea) -> None:
