@@ -175,6 +175,7 @@ def script(path: str) -> None:
         its = importlib.util.module_from_spec(found)
         with chdir(folder):
             found.loader.exec_module(its)
+            its.evaluate = lambda *_, **__: 0.0  # its clock does not count it, and compiling it takes minutes more
             model = its.CifarNet().cuda().to(memory_format=torch.channels_last)
             for way in ("eager", "as published"):
                 if way == "as published":

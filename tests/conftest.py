@@ -118,14 +118,12 @@ class Fovea:
         raise AssertionError(f"{job}\n{(self.data.parent / 'workers.log').read_text()}")
 
     def job_process(self) -> psutil.Process:
-        """Of the job that runs now: a child of what has torch imported, or with a graphics card that itself."""
+        """Of the job that runs now: a child of what has torch imported."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            waiting = psutil.Process(self.processes["workers"].pid).children()
-            kinds = {tuple(one.cmdline()[-1:]): one for one in waiting}
-            forking, heavy = kinds.get(("forking",)), kinds.get(("heavy",))
-            if found := forking.children() if forking else [heavy] if heavy else []:
-                return found[0]
+            for waiting in psutil.Process(self.processes["workers"].pid).children():
+                if waiting.cmdline()[-1:] == ["forking"] and (found := waiting.children()):
+                    return found[0]
             time.sleep(0.05)
         raise AssertionError((self.data.parent / "workers.log").read_text())
 

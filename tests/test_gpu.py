@@ -12,7 +12,7 @@ import torch
 from service.auto import DatasetFacts, resolve
 from service.cost import Room
 from service.inference import torch_program
-from service.inference.cuda_graphs import Graphs
+from service.inference.cuda_graphs import Graphs, Replay, captured
 from service.spec import TrainSpec
 from tests.conftest import digits_zip
 from tests.test_engines import fovea_in, http_equals_evaluation
@@ -20,6 +20,7 @@ from workers.train_job import remedy
 from workers.training import export, precision
 from workers.training.data import Split
 from workers.training.export import certify
+from workers.training.launching import AHEAD, Lead, mark
 from workers.training.loop import EpochResult, Run, train
 from workers.training.networks import build
 from workers.training.state import prepare, start, weights_sha256
@@ -122,6 +123,32 @@ def test_small_steps_are_graphs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
         whole_run(0.5, monkeypatch, "adam")
     kernels, graph = (float(word) for word in caplog.messages[0].split() if word[0].isdigit())
     assert graph < 0.5 * kernels
+
+
+def test_steps_that_cannot_be_captured_are_launched_kernel_by_kernel(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = whole_run(0.0, monkeypatch, "adam")
+
+    def waiting(call: Replay, warm: int) -> Replay:
+        return captured(lambda: (call(), torch.cuda.synchronize()), warm)  # which cannot be captured
+
+    monkeypatch.setattr("workers.training.launching.captured", waiting)
+    assert whole_run(float("inf"), monkeypatch, "adam") == plain
+    assert all("no CUDA graphs of training steps" in text for text in caplog.messages), caplog.messages
+    assert caplog.messages
+
+
+def test_the_processor_does_not_run_far_ahead_of_the_card() -> None:
+    lead, waiting = Lead(mark), []
+    for _ in range(3 * AHEAD):
+        torch.cuda._sleep(50_000_000)  # cycles: some hundredths of a second
+        event = torch.cuda.Event()
+        event.record()
+        waiting.append(event)
+        lead.keep()
+        assert sum(not event.query() for event in waiting) <= AHEAD
+    assert not waiting[-1].query()  # it was ahead at all
 
 
 def test_a_batch_that_is_too_large_for_the_card_is_known_as_such_and_fits_in_parts() -> None:

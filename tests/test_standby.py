@@ -1,7 +1,11 @@
 """Real processes that wait for a job: who has torch, whose job takes which, and what becomes of a fork."""
 
+import json
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +24,7 @@ ORDER = {"job_id": "job_none", "attempt": 1}  # there is no such job, so its pro
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setenv("FOVEA_DATA", str(tmp_path))
-    settings = Settings(data=tmp_path, device="cpu")
+    settings = Settings(data=tmp_path)
     database = Database(settings.database)
     upgrade(database)
     database.dispose()
@@ -29,7 +33,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 @pytest.fixture
 def standby(settings: Settings) -> Iterator[Standby]:
-    standby = Standby(settings)
+    standby = Standby()
     yield standby
     standby.close()
 
@@ -99,16 +103,31 @@ def test_a_fork_dies_with_its_source_and_another_is_started(standby: Standby, pa
     assert of_kind("forking").pid != source.pid
 
 
-def test_where_there_is_a_graphics_card_each_job_has_a_process_of_its_own(settings: Settings) -> None:
-    standby = Standby(settings.model_copy(update={"device": "cuda"}))
-    try:
-        standby.prepare()
-        before = of_kind("heavy").pid
-        child: Child = standby.give("train", ORDER)
-        assert (type(child), child.pid) == (Started, before)
-        assert child.wait(60) == 1
-    finally:
-        standby.close()
+def test_what_forks_does_not_ask_for_a_graphics_card_where_there_may_be_one(settings: Settings, tmp_path: Path) -> None:
+    """CUDA serves no fork of a process in which it was as much as asked; it then loads the driver."""
+
+    def asks(device: str) -> bool:
+        """The linker tells who loads what."""
+        told = {"LD_DEBUG": "files", "LD_DEBUG_OUTPUT": str(tmp_path / device), "FOVEA_DEVICE": device}
+        command = [sys.executable, "-m", "workers.run_job", "forking"]
+        subprocess.run(command, input=json.dumps(ORDER).encode(), env=os.environ | told, timeout=120, check=True)
+        text = "".join(path.read_text() for path in tmp_path.glob(f"{device}.*"))
+        assert "libtorch_cpu.so" in text
+        return bool(re.search(r"file=libcuda\.so\S* .*dynamically loaded by \S*libcudart", text))
+
+    assert not asks("cuda")
+    assert asks("cpu")  # exporting does
+
+
+def test_where_a_process_cannot_be_forked_each_job_has_one_of_its_own(
+    standby: Standby, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.standby.FORKS", False)
+    standby.prepare()
+    before = of_kind("heavy").pid
+    child: Child = standby.give("train", ORDER)
+    assert (type(child), child.pid) == (Started, before)
+    assert child.wait(60) == 1
 
 
 def test_a_process_that_died_of_waiting_is_replaced(standby: Standby) -> None:

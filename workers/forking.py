@@ -1,7 +1,7 @@
 """A process that has torch imported and forks one for each job: it begins at once, however many came before it.
 
 It has done nothing but import, and export a network by one thread, and it never touches a graphics card: OpenMP's
-threads and CUDA's contexts do not outlive a fork. Where there is a card, jobs get fresh processes (see `standby`).
+threads and what CUDA has begun do not outlive a fork.
 
 On stdin comes a line for each job, one at a time; on stdout go lines of JSON: the job's pid, and how it ended.
 """

@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from service import jobs
 from service.datasets import importer
@@ -45,9 +46,8 @@ def main(kind: str) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         from workers import train_job  # and with it torch
 
-        forking.serve(
-            lambda: _by_one_thread(train_job.warm_up, settings), lambda line: _work(line, settings, shutting_down)
-        )
+        warm_up = _only_import if settings.on_gpu else partial(_by_one_thread, train_job.warm_up, settings)
+        forking.serve(warm_up, lambda line: _work(line, settings, shutting_down))
         return
     if kind == "heavy" and not _is_waiting():
         _preload(settings)
@@ -78,6 +78,11 @@ def _preload(settings: Settings) -> None:
 
     if not _is_waiting():
         train_job.warm_up(settings)
+
+
+def _only_import() -> None:
+    """What a first export imports; exporting would ask CUDA for cards, and after that no fork could use one."""
+    importlib.import_module("torch._dynamo")
 
 
 def _by_one_thread(warm_up: Callable[[Settings], None], settings: Settings) -> None:

@@ -15,8 +15,6 @@ import time
 from contextlib import suppress
 from typing import IO, Any, Protocol
 
-from service.settings import Settings
-
 log = logging.getLogger("fovea.worker")
 
 ENVIRONMENT = {  # of a job's process, where the user's says nothing else
@@ -28,6 +26,7 @@ ENVIRONMENT = {  # of a job's process, where the user's says nothing else
     # a thread that waits for the others keeps its core: beside other work that is the one the others wait for
     "GOMP_SPINCOUNT": "20000",
 }
+FORKS = sys.platform == "linux"  # elsewhere what a process has imported need not bear it
 Process = subprocess.Popen[bytes]
 WITHOUT_TORCH = ("import",)  # all other jobs learn, or ask networks
 
@@ -47,8 +46,7 @@ class Child(Protocol):
 
 
 class Standby:
-    def __init__(self, settings: Settings) -> None:
-        self._forks = sys.platform == "linux" and not settings.on_gpu
+    def __init__(self) -> None:
         self._waiting: dict[str, Process] = {}
 
     def prepare(self) -> None:
@@ -62,7 +60,7 @@ class Standby:
     def give(self, job_type: str, order: dict[str, Any]) -> Child:
         """The process that runs this job."""
         self.prepare()
-        if self._forks and job_type not in WITHOUT_TORCH:
+        if FORKS and job_type not in WITHOUT_TORCH:
             return Forked(self._waiting[self._heavy], order)
         return Started(self._waiting.pop("light" if job_type in WITHOUT_TORCH else self._heavy), order)
 
@@ -72,7 +70,7 @@ class Standby:
 
     @property
     def _heavy(self) -> str:
-        return "forking" if self._forks else "heavy"
+        return "forking" if FORKS else "heavy"
 
 
 class Started:

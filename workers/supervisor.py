@@ -33,7 +33,7 @@ class Supervisor:
         self._database = Database(settings.database)
         self._me = identity()
         self._closing = threading.Event()
-        self._standby = Standby(settings)
+        self._standby = Standby()
 
     def shut_down(self) -> None:
         self._closing.set()
