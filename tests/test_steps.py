@@ -11,7 +11,7 @@ from torch import nn
 
 from service.layers import LayersNetwork
 from tests.test_training import CLASSES, finish, interrupted, make_run, make_spec
-from workers.training import compiling
+from workers.training import compiling, convolution
 from workers.training.convolution import Conv2d, lighten
 from workers.training.data import Split, one_ahead
 from workers.training.networks import ACTIVATIONS, MONOTONE, build
@@ -25,14 +25,16 @@ SHAPES = [
 ]
 
 
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("kernel", "stride", "padding", "side", "groups"), SHAPES)
-def test_a_convolution_without_useless_taps_is_the_same_convolution(
-    kernel: int, stride: int, padding: int, side: int, groups: int
+def test_a_convolution_in_other_products_is_the_same_convolution(
+    kernel: int, stride: int, padding: int, side: int, groups: int, training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(convolution, "ENOUGH", 0)
     torch.manual_seed(0)
-    plain = nn.Conv2d(4, 6, kernel, stride, padding, groups=groups)
-    light = lighten(copy.deepcopy(plain))
-    images = torch.randn(5, 4, side, side)
+    plain = nn.Conv2d(4, 6, kernel, stride, padding, groups=groups).to(memory_format=torch.channels_last)
+    light = lighten(copy.deepcopy(plain)).train(training)
+    images = torch.randn(5, 4, side, side).to(memory_format=torch.channels_last)
     answers = []
     for layer in (plain, light):
         given = images.clone().requires_grad_()
@@ -41,12 +43,33 @@ def test_a_convolution_without_useless_taps_is_the_same_convolution(
         answers.append((answer, given.grad, layer.weight.grad, layer.bias.grad))
     for one, other in zip(*answers, strict=True):
         torch.testing.assert_close(one, other)
+    assert answers[1][0].is_contiguous(memory_format=torch.channels_last)  # or the next layer would reorder it
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_a_network_of_few_places_learns_the_same_in_products(
+    memory_format: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bf16 too, whose products are rounded at other places; where layouts differ it convolves."""
+    network, images = build("resnet18", 64, 3).to(memory_format=memory_format), torch.rand(16, 3, 64, 64)
+    gradients = []
+    monkeypatch.setattr(convolution, "ENOUGH", 0)
+    for ways in ("products", "convolutions"):
+        if ways == "convolutions":
+            monkeypatch.setattr(Conv2d, "_may_multiply", lambda *_: False)
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = network(images.to(memory_format=memory_format)).float().square().mean()
+        loss.backward()
+        gradients.append([parameter.grad.clone() for parameter in network.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        assert (one - other).norm() <= 0.05 * other.norm()
 
 
 def test_a_network_that_ends_in_one_place_multiplies_less() -> None:
     layer = Conv2d(8, 8, 3, padding=1)
-    assert layer._has_one_place(torch.zeros(1, 8, 1, 1), 1)
-    assert not layer._has_one_place(torch.zeros(1, 8, 2, 2), 1)
+    assert layer._spans(torch.zeros(1, 8, 1, 1)) == [(slice(0, 1), slice(1, 2))]
+    assert layer._spans(torch.zeros(1, 8, 2, 2)) == [(slice(0, 2), slice(1, 3)), (slice(0, 2), slice(0, 2))]
     network = build("resnet18", 32, 3)
     assert all(isinstance(module, Conv2d) for module in network.modules() if isinstance(module, nn.Conv2d))
     assert network.state_dict().keys() == _plain_resnet().state_dict().keys()
