@@ -9,7 +9,7 @@ from torch import nn
 
 FEW = 2  # places along a side, each of which is worth a product of its own
 FEW_OF_ONE_TAP = 8  # places along a side, all of which are one product
-ENOUGH = 2**22  # pictures x channels x filters, from which on several products are quicker than the convolution
+ENOUGH = 2**22  # pictures x channels x filters, from which on that is quicker where there is more than one place
 
 Span = tuple[slice, slice]
 """What a place sees along a side of the input, and with which taps of the kernel."""
@@ -26,10 +26,10 @@ class Conv2d(nn.Conv2d):
         """(N, I, n, n) -> (N, O, m, m)."""
         spans = self._spans(input)
         if self.training and spans and self._may_multiply(input):
-            if self.kernel_size == (1, 1) and len(spans) <= FEW_OF_ONE_TAP:
-                return self._one_tap(input)
             enough = len(input) * self.in_channels * self.out_channels >= ENOUGH
-            if len(spans) == 1 or (len(spans) <= FEW and enough):
+            if enough and self.kernel_size == (1, 1) and len(spans) <= FEW_OF_ONE_TAP:
+                return self._one_tap(input)
+            if len(spans) == 1 or (enough and len(spans) <= FEW):
                 return self._products(input, spans)
         if len(spans) == 1 and self.padding[0]:
             return self._one_place(input, *spans[0])
