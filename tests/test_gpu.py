@@ -125,6 +125,7 @@ def test_small_steps_are_graphs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
     assert graph < 0.5 * kernels
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 15), reason="torch 2.11 cannot draw numbers after a capture that failed")
 def test_steps_that_cannot_be_captured_are_launched_kernel_by_kernel(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

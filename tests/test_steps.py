@@ -3,6 +3,9 @@
 import copy
 import itertools
 import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from torch import nn
 
 from service.layers import LayersNetwork
 from tests.test_training import CLASSES, finish, interrupted, make_run, make_spec
-from workers.training import compiling, convolution
+from workers.training import compiling, convolution, precision
 from workers.training.convolution import Conv2d, lighten
 from workers.training.data import Split, one_ahead
 from workers.training.networks import ACTIVATIONS, MONOTONE, build
@@ -46,24 +49,64 @@ def test_a_convolution_in_other_products_is_the_same_convolution(
     assert answers[1][0].is_contiguous(memory_format=torch.channels_last)  # or the next layer would reorder it
 
 
-@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
-def test_a_network_of_few_places_learns_the_same_in_products(
-    memory_format: torch.memory_format, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In bf16 too, whose products are rounded at other places; where layouts differ it convolves."""
-    network, images = build("resnet18", 64, 3).to(memory_format=memory_format), torch.rand(16, 3, 64, 64)
-    gradients = []
+def test_a_network_of_few_places_learns_the_same_in_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bf16 too, whose products are rounded at other places."""
     monkeypatch.setattr(convolution, "ENOUGH", 0)
+    taken = products_of(monkeypatch)
+    network = build("resnet18", 64, 3).to(memory_format=torch.channels_last)
+    images = torch.rand(16, 3, 64, 64).to(memory_format=torch.channels_last)
+    gradients = []
     for ways in ("products", "convolutions"):
         if ways == "convolutions":
+            assert taken == {"_products": 4, "_one_tap": 3}
             monkeypatch.setattr(Conv2d, "_may_multiply", lambda *_: False)
         network.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
-            loss = network(images.to(memory_format=memory_format)).float().square().mean()
+            loss = network(images).float().square().mean()
         loss.backward()
         gradients.append([parameter.grad.clone() for parameter in network.parameters()])
+    assert taken.total() == 7
     for one, other in zip(*gradients, strict=True):
         assert (one - other).norm() <= 0.05 * other.norm()
+
+
+def products_of(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often layers are products, by kind."""
+    taken: Counter[str] = Counter()
+    for name in ("_products", "_one_tap"):
+        whole = getattr(Conv2d, name)
+
+        def counted(*given: Any, name: str = name, whole: Callable[..., torch.Tensor] = whole) -> torch.Tensor:
+            taken[name] += 1
+            return whole(*given)
+
+        monkeypatch.setattr(Conv2d, name, counted)
+    return taken
+
+
+def test_narrow_layers_other_layouts_and_what_is_exported_are_convolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = products_of(monkeypatch)
+    images = torch.rand(8, 3, 64, 64)
+    last = torch.channels_last
+    build("resnet18", 64, 3).to(memory_format=last)(images.to(memory_format=last))  # 8 pictures of 512 x 512
+    assert not taken
+    monkeypatch.setattr(convolution, "ENOUGH", 0)
+    build("resnet18", 64, 3)(images)
+    build("resnet18", 64, 3).to(memory_format=last).eval()(images.to(memory_format=last))
+    assert not taken
+    build("resnet18", 32, 3)(torch.rand(16, 3, 32, 32))  # one place lies in every layout
+    assert taken == {"_products": 3}
+
+
+def test_a_processor_is_measured_without_a_look_at_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With FOVEA_DEVICE=cpu jobs are forks that cannot use the machine's card."""
+
+    def asked(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_rng_state", asked)
+    assert precision.choose(build("classic", 16, 3), 16, 8, "auto", "cpu")["seconds"]
 
 
 def test_a_network_that_ends_in_one_place_multiplies_less() -> None:

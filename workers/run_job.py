@@ -81,7 +81,7 @@ def _preload(settings: Settings) -> None:
 
 
 def _only_import() -> None:
-    """What a first export imports; exporting would ask CUDA for cards, and after that no fork could use one."""
+    """Most of what a first export imports; exporting would ask CUDA for cards, and after that no fork could use one."""
     importlib.import_module("torch._dynamo")
 
 

@@ -72,18 +72,13 @@ def captured(call: Callable[[], T], warm: int = WARM) -> Callable[[], T]:
     It is called `warm` times before, for what a library prepares at a first call cannot be captured. Raises
     RuntimeError where that goes for all its calls; it can be called as before then.
     """
-    graph, luck = torch.cuda.CUDAGraph(), torch.cuda.default_generators[torch.cuda.current_device()]
+    graph = torch.cuda.CUDAGraph()
     with _capturing:
         for _ in range(warm):
             apart(call)
-        drawn = luck.clone_state()
-        try:
-            # other threads may go on using the card meanwhile
-            with torch.cuda.graph(graph, stream=streams(1)[0], capture_error_mode="thread_local"):
-                found = call()
-        except RuntimeError:
-            luck.graphsafe_set_state(drawn)  # the old one may wait for a capture to end (torch 2.11), and none does
-            raise
+        # other threads may go on using the card meanwhile
+        with torch.cuda.graph(graph, stream=streams(1)[0], capture_error_mode="thread_local"):
+            found = call()
 
     def replay() -> T:
         graph.replay()

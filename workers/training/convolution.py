@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 FEW = 2  # places along a side, each of which is worth a product of its own
-FEW_OF_ONE_TAP = 8  # places along a side, all of which are one product
+MOST = 8  # places along a side, which with one tap are one product together
 ENOUGH = 2**22  # pictures x channels x filters, from which on that is quicker where there is more than one place
 
 Span = tuple[slice, slice]
@@ -27,7 +27,7 @@ class Conv2d(nn.Conv2d):
         spans = self._spans(input)
         if self.training and spans and self._may_multiply(input):
             enough = len(input) * self.in_channels * self.out_channels >= ENOUGH
-            if enough and self.kernel_size == (1, 1) and len(spans) <= FEW_OF_ONE_TAP:
+            if enough and self.kernel_size == (1, 1):
                 return self._one_tap(input)
             if len(spans) == 1 or (enough and len(spans) <= FEW):
                 return self._products(input, spans)
@@ -40,20 +40,18 @@ class Conv2d(nn.Conv2d):
         return self.groups == 1 and input.is_cpu and input.is_contiguous(memory_format=torch.channels_last)
 
     def _spans(self, input: torch.Tensor) -> list[Span]:
-        """One for each place along a side; none where height and width are not treated alike or places see nothing."""
+        """One for each place along a side; none where those are many, sides differ, or a place may see nothing."""
         kernel, stride, padding, side = self.kernel_size[0], self.stride[0], self.padding[0], input.shape[2]
-        square = side == input.shape[3] and all(len({*pair}) == 1 for pair in (self.kernel_size, self.stride))
-        if not square or self.dilation != (1, 1) or self.padding_mode != "zeros" or isinstance(padding, str):
+        if isinstance(padding, str) or self.padding_mode != "zeros" or self.dilation != (1, 1) or padding >= kernel:
             return []
-        if self.padding[1] != padding or padding >= kernel:
+        alike = all(len({*pair}) == 1 for pair in (input.shape[2:], self.kernel_size, self.stride, self.padding))
+        if not alike or (side + 2 * padding - kernel) // stride >= MOST:
             return []
-        firsts = range(-padding, side + padding - kernel + 1, stride)
-        ends = [min(first + kernel, side) for first in firsts]
-        begins = [max(first, 0) for first in firsts]
-        return [
-            (slice(begin, end), slice(begin - first, end - first))
-            for first, begin, end in zip(firsts, begins, ends, strict=True)
-        ]
+        spans = []
+        for first in range(-padding, side + padding - kernel + 1, stride):
+            begin, end = max(first, 0), min(first + kernel, side)
+            spans.append((slice(begin, end), slice(begin - first, end - first)))
+        return spans
 
     def _one_place(self, input: torch.Tensor, seen: slice, taps: slice) -> torch.Tensor:
         weight = self.weight.permute(0, 2, 3, 1)[:, taps, taps].permute(0, 3, 1, 2)  # lies as the weight
@@ -66,14 +64,14 @@ class Conv2d(nn.Conv2d):
     def _products(self, input: torch.Tensor, spans: list[Span]) -> torch.Tensor:
         """Of what each place sees and the taps it sees it with."""
         images, kernels = input.permute(0, 2, 3, 1), self.weight.permute(0, 2, 3, 1)
-        if len(spans) > 1 and torch.is_autocast_enabled("cpu"):
-            kernels = kernels.to(torch.get_autocast_dtype("cpu"))
+        if len(spans) > 1:
+            kernels = kernels.to(images.dtype)  # once, where autocast would round each window
         places = [
             F.linear(images[:, y, x].flatten(1), _window(kernels, above, beside).flatten(1), self.bias)
             for y, above in spans
             for x, beside in spans
         ]
-        return torch.stack(places, 1).view(len(input), len(spans), len(spans), -1).permute(0, 3, 1, 2)
+        return torch.stack(places, 1).view(len(input), len(spans), len(spans), self.out_channels).permute(0, 3, 1, 2)
 
 
 def _window(kernels: torch.Tensor, rows: slice, columns: slice) -> torch.Tensor:
