@@ -119,6 +119,15 @@ def test_what_forks_does_not_ask_for_a_graphics_card_where_there_may_be_one(sett
     assert asks("cpu")  # exporting does
 
 
+def test_jobs_of_a_processor_see_no_graphics_card(settings: Settings) -> None:
+    code = "import os; from workers import run_job; run_job.main('light'); print(os.environ['CUDA_VISIBLE_DEVICES'])"
+    for device, seen in (("cpu", "\n"), ("auto", "0\n")):
+        environment = os.environ | {"FOVEA_DEVICE": device, "CUDA_VISIBLE_DEVICES": "0"}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, input=b"", env=environment, capture_output=True, timeout=60, check=True)
+        assert done.stdout.decode() == seen
+
+
 def test_where_a_process_cannot_be_forked_each_job_has_one_of_its_own(
     standby: Standby, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from service.layers import LayersNetwork
 from tests.test_training import CLASSES, finish, interrupted, make_run, make_spec
-from workers.training import compiling, convolution, precision
+from workers.training import compiling, convolution
 from workers.training.convolution import Conv2d, lighten
 from workers.training.data import Split, one_ahead
 from workers.training.networks import ACTIVATIONS, MONOTONE, build
@@ -96,17 +96,6 @@ def test_narrow_layers_other_layouts_and_what_is_exported_are_convolved(monkeypa
     assert not taken
     build("resnet18", 32, 3)(torch.rand(16, 3, 32, 32))  # one place lies in every layout
     assert taken == {"_products": 3}
-
-
-def test_a_processor_is_measured_without_a_look_at_cards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With FOVEA_DEVICE=cpu jobs are forks that cannot use the machine's card."""
-
-    def asked(*_: object) -> None:
-        raise AssertionError
-
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    monkeypatch.setattr("torch.cuda.get_rng_state", asked)
-    assert precision.choose(build("classic", 16, 3), 16, 8, "auto", "cpu")["seconds"]
 
 
 def test_a_network_that_ends_in_one_place_multiplies_less() -> None:

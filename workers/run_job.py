@@ -42,6 +42,8 @@ def main(kind: str) -> None:
     signal.signal(signal.SIGTERM, lambda *_: shutting_down.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which asks by SIGTERM
     settings = Settings()
+    if settings.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # torch would begin with cards that it found, and no fork could go on
     if kind == "forking":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         from workers import train_job  # and with it torch

@@ -98,7 +98,7 @@ def _step(
 
     def step() -> float:
         nonlocal launched
-        with torch.random.fork_rng([] if device == "cpu" else None):
+        with torch.random.fork_rng():
             launched = launched or _at_once(whole)
             started = time.perf_counter()
             launched()
