@@ -20,6 +20,7 @@ from service.jobs import Hold, LeaseLost
 from service.processes import identity, is_gone
 from service.settings import Settings
 from tests.postgresql import database_for
+from workers import train_job
 from workers.context import Context
 from workers.run_job import _run
 
@@ -212,3 +213,29 @@ def test_a_process_is_gone_only_when_that_is_certain() -> None:
     assert is_gone({**me, "started": me["started"] - 100})  # the pid is somebody else's now
     assert is_gone({**me, "pid": 2**22 + 1})
     assert not is_gone({**me, "machine": "elsewhere", "pid": 2**22 + 1})
+
+
+def test_a_card_that_torch_cannot_use_is_told_where_the_processor_trains_instead(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Enough(Exception):
+        pass
+
+    def load(*_: object) -> None:
+        raise Enough
+
+    monkeypatch.setattr("workers.train_job.load_pictures", load)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    submit(database)
+    context = Context(Settings(data=tmp_path, threads=1), database, claim(database), threading.Event())
+    told = []
+    for drivers in ((), (tmp_path,)):
+        monkeypatch.setattr("service.settings.GPU_DRIVERS", drivers)
+        with database.read() as session:
+            job = jobs.get(session, context.hold.job_id)
+        with pytest.raises(Enough):
+            train_job.learn(context, job)
+        with database.read() as session:
+            told.append([event.data["message"] for event in session.scalars(select(Event).filter_by(type="warning"))])
+    assert told[0] == []
+    assert "no card that torch can use" in told[1][0]

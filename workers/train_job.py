@@ -53,6 +53,8 @@ def learn(context: Context, job: Job, observer: Observer | None = None) -> Learn
     """Trains to the end, or raises Interrupted with a checkpoint written."""
     began = time.monotonic() - (now() - job.started_at if job.attempt == 1 and job.started_at else 0.0)
     device, threads = _machine(context)
+    if device == "cpu" and context.settings.on_gpu:
+        _warn(context, "there is a driver of graphics cards, but no card that torch can use: the processor trains")
     pictures = load_pictures(context, job)
     plan = job.plan or _plan(context, job, pictures, device, threads)
     while True:
@@ -107,7 +109,11 @@ def _attempt(
     seconds = job.budget["seconds"] if job.budget is not None and job.reproduces is None else None
     following = _ending(context, job, pictures, sum(parameter.numel() for parameter in state.network.parameters()))
     if seconds is not None and time.monotonic() - began + following.seconds > seconds:
-        _warn_of_budget(context, seconds, following.seconds)
+        _warn(
+            context,
+            f"a budget of {seconds:g} s is too short for this network: what follows its training alone takes about "
+            f"{following.seconds:.0f} s; it learns for a few steps",
+        )
     recorder = Recorder(context, state, run, began, following, seconds, observer)
     return state, recorder.follow(), recorder.timing
 
@@ -120,11 +126,8 @@ def _ending(context: Context, job: Job, pictures: Pictures, parameters: int) -> 
     return ending(job.spec, parameters, splits, context.settings, job.budget).times(ratio)
 
 
-def _warn_of_budget(context: Context, seconds: float, following: float) -> None:
-    message = (
-        f"a budget of {seconds:g} s is too short for this network: what follows its training alone takes about "
-        f"{following:.0f} s; it learns for a few steps"
-    )
+def _warn(context: Context, message: str) -> None:
+    log.warning("%s", message)
     with context.database.write() as session:
         jobs.fenced(session, context.hold)
         jobs.record_event(session, context.hold.job_id, "warning", {"message": message})
