@@ -155,12 +155,14 @@ def forked(child: Child) -> psutil.Process:
 
 
 def of_kind(kind: str) -> psutil.Process:
-    (found,) = (
-        child
-        for child in psutil.Process().children()
-        if child.status() != psutil.STATUS_ZOMBIE and child.cmdline()[-1] == kind
-    )
-    return found
+    """The one that waits; for a moment after its start a process has no words."""
+
+    def found() -> list[psutil.Process]:
+        alive = [one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
+        return [one for one in alive if one.cmdline()[-1:] == [kind]]
+
+    until(lambda: len(found()) == 1)
+    return found()[0]
 
 
 def until(condition: Callable[[], bool], seconds: float = 60) -> None:
