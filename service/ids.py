@@ -3,6 +3,7 @@
 import os
 import time
 from datetime import UTC, datetime
+from typing import overload
 
 AT_ONCE = 100
 _unused: list[str] = []  # chance for ids to come: asking the system for each lets other threads in each time
@@ -27,6 +28,10 @@ def now() -> float:
     return time.time()
 
 
+@overload
+def rfc3339(seconds: float) -> str: ...
+@overload
+def rfc3339(seconds: float | None) -> str | None: ...
 def rfc3339(seconds: float | None) -> str | None:
     if seconds is None:
         return None

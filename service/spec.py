@@ -21,8 +21,12 @@ def _name(text: str) -> str:
     return text
 
 
-Name = Annotated[str, AfterValidator(_name)]
-"""What a dataset or a model may be called."""
+Name = Annotated[
+    str,
+    Field(json_schema_extra={"minLength": 1, "maxLength": 64, "pattern": r"^[^\s/@:\\?#%](.*[^\s/@:\\?#%])?$"}),
+    AfterValidator(_name),
+]
+"""What a dataset or a model may be called; a pattern cannot say all of it."""
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Half = Annotated[float, Field(ge=0, le=0.5)]

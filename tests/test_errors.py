@@ -153,9 +153,14 @@ def test_unknown_things_are_404_and_wrong_methods_405(ready: Fovea) -> None:
     check(ready.http.get("/v1/datasets/none"), 404, "dataset_not_found")
     check(ready.http.get("/v1/datasets/colours/versions/9"), 404, "version_not_found")
     check(ready.http.post("/v1/models/none:1/classify", content=ONE), 404, "model_not_found")
-    answer = ready.http.put("/v1/datasets")
-    check(answer, 405, "method_not_allowed")
-    assert answer.headers["allow"]
+    for path, methods in (
+        ("/v1/datasets", "GET, POST"),
+        ("/v1/datasets/none", "DELETE, GET"),
+        ("/v1/models/none/aliases/production/shadow", "DELETE, GET, PUT"),
+    ):
+        answer = ready.http.patch(path)
+        check(answer, 405, "method_not_allowed")
+        assert answer.headers["allow"] == methods
 
 
 def test_keys_and_scopes_are_checked(ready: Fovea) -> None:
@@ -205,6 +210,10 @@ def test_every_route_is_documented_with_the_key_it_needs_and_how_it_fails(ready:
     open_to_all = {name for name, route in routes.items() if {"key": []} not in route.get("security", ())}
     assert open_to_all == OPEN_TO_ALL
     assert all({"4XX", "5XX"} <= route["responses"].keys() for route in routes.values())
+    operations = [route["operationId"] for route in routes.values()]
+    assert len(operations) == len(set(operations))
+    titles = [schema["title"] for schema in document["components"]["schemas"].values() if "title" in schema]
+    assert len(titles) == len(set(titles))  # generated clients name their types so
     for name in open_to_all:
         assert ready.http.request(*name.split(), headers={"Authorization": "Bearer wrong"}).status_code != 401
     assert ready.http.get("/docs").status_code == 200

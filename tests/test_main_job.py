@@ -121,7 +121,7 @@ def test_the_examples_in_the_documentation_have_the_fields_of_real_answers(share
     assert set(examples.REPORT) == set(real["VERSION"]["report"])
 
 
-def test_every_json_answer_in_the_documentation_has_an_example(shared: Fovea) -> None:
+def test_every_json_answer_in_the_documentation_has_an_example_and_a_schema(shared: Fovea) -> None:
     without = []
     for path, methods in shared.http.get("/openapi.json").json()["paths"].items():
         for method, operation in methods.items():
@@ -130,6 +130,8 @@ def test_every_json_answer_in_the_documentation_has_an_example(shared: Fovea) ->
             ]
             shown = [kinds["application/json"] for kinds in good if "application/json" in kinds]
             without += [f"{method} {path}" for body in shown if not {"example", "examples"} & set(body)]
+            said = [{"$ref", "properties", "additionalProperties"} & body["schema"].keys() for body in shown]
+            without += [f"{method} {path}" for keys in said if not keys]
     assert without == []
 
 

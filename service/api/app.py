@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
@@ -80,7 +81,11 @@ def create_app(settings: Settings, place: int | None = None) -> ASGIApp:
         database.dispose()
 
     app: FastAPI = FastAPIOffline(
-        title="Fovea", version=service.__version__, description=DESCRIPTION, lifespan=lifespan
+        title="Fovea",
+        version=service.__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        generate_unique_id_function=_operation,
     )
     app.state.settings = settings
     app.state.database = Database(settings.database)
@@ -110,6 +115,11 @@ def create_app(settings: Settings, place: int | None = None) -> ASGIApp:
     app.include_router(web.router())
     problems.install(app)
     return Edge(app, settings)
+
+
+def _operation(route: APIRoute) -> str:
+    """What generated clients call it."""
+    return "_".join([*map(str, route.tags), route.name]).replace(" ", "_")
 
 
 async def _sweep(database: Database, settings: Settings) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import Request
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from service.api.multipart import PartStart, parts
@@ -32,6 +33,17 @@ class Received:
     path: Path
     sha256: str
     bytes: int
+
+
+def zip_body(otherwise: type[BaseModel] | None = None) -> dict[str, Any]:
+    """The documentation of what `archive` takes, or of that and JSON."""
+    file = {"type": "string", "format": "binary"}
+    kinds = {
+        "application/zip": file,
+        "multipart/form-data": {"type": "object", "properties": {"file": file}, "required": ["file"]},
+        **({"application/json": otherwise.model_json_schema()} if otherwise else {}),
+    }
+    return {"requestBody": {"required": True, "content": {name: {"schema": schema} for name, schema in kinds.items()}}}
 
 
 def media_type(request: Request) -> str:

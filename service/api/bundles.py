@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from service import artifacts, bundles, jobs
-from service.api import bodies, shapes
+from service.api import bodies, objects, shapes
 from service.api.bodies import Received
 from service.api.context import Answer, DatabaseDep, Once, OnceDep, Reading, SettingsDep, require
 from service.api.examples import IMPORT_MODEL_JOB, answers
@@ -39,8 +39,8 @@ def bundle(ref: str, request: Request, session: Reading) -> Response:
     "/{model}/versions:import",
     status_code=202,
     dependencies=[Depends(require("train"))],
-    responses=answers(IMPORT_MODEL_JOB, 202),
-    openapi_extra={"requestBody": {"content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}}},
+    responses=answers(IMPORT_MODEL_JOB, 202, objects.Job),
+    openapi_extra=bodies.zip_body(),
 )
 async def import_bundle(
     model: Annotated[Name, Path(description="which is made if it does not exist")],

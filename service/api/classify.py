@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from service import predictions
-from service.api import pictures, problems, results, shapes
+from service.api import objects, pictures, problems, results, shapes
 from service.api.answering import Answered, Target
 from service.api.context import Answer, Caller, IdempotencyKey, identify, once_of
 from service.api.examples import CLASSIFIED, answers
@@ -56,7 +56,7 @@ class Asked(Wanted):
     store: bool = Field(False, description="keep pictures and answer under the id: /v1/predictions")
 
 
-@router.post("/{ref}/classify", openapi_extra=BODY, responses=answers(CLASSIFIED))
+@router.post("/{ref}/classify", openapi_extra=BODY, responses=answers(CLASSIFIED, kind=objects.Classified))
 async def classify(
     ref: str, request: Request, asked: Annotated[Asked, Query()], idempotency_key: IdempotencyKey = None
 ) -> Response:
@@ -130,7 +130,7 @@ def _keep(
     try:
         predictions.keep(state.database, state.settings, prediction, kept, first)
     except _AnsweredBefore as repeated:
-        return repeated.answer.body
+        return {**repeated.answer.body}
     return body
 
 

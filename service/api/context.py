@@ -1,7 +1,7 @@
 """What a route needs from its surroundings: settings, database, the caller's key, the answer to a repeated request."""
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -170,7 +170,7 @@ def _cross_site() -> Forbidden:
 @dataclass(frozen=True)
 class Answer:
     status: int
-    body: dict[str, Any]
+    body: Mapping[str, Any]
     headers: dict[str, str] = field(default_factory=dict)
 
     def response(self) -> JSONResponse:
@@ -202,7 +202,7 @@ class Once:
                 key=self.key,
                 request_sha256=self._sha256(body_sha256),
                 status=answer.status,
-                body=answer.body,
+                body={**answer.body},
                 headers=answer.headers,
                 created_at=now(),
             )

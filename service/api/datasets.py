@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
@@ -11,11 +11,11 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from service.api import importing, shapes
-from service.api.bodies import Received, media_type, small
+from service.api import importing, objects, shapes
+from service.api.bodies import Received, media_type, small, zip_body
 from service.api.context import Answer, DatabaseDep, Once, OnceDep, Reading, SettingsDep, require
 from service.api.examples import DATASET, ITEM, PUSHED, VERSION, answers, listed
-from service.api.paging import PageDep
+from service.api.paging import Listing, PageDep
 from service.api.pictures import attachment
 from service.api.problems import from_validation
 from service.datasets import versions
@@ -29,21 +29,6 @@ from service.thumbnails import SIDE, thumbnail
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"], dependencies=[Depends(require("data", "train"))])
 writes = Depends(require("data"))
 
-ZIP_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/zip": {"schema": {"type": "string", "format": "binary"}},
-            "multipart/form-data": {
-                "schema": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}}
-            },
-            "application/json": {
-                "schema": {"type": "object", "properties": {"name": {"type": "string"}, "upload": {"type": "string"}}}
-            },
-        },
-    }
-}
-
 
 class NewDataset(Strict):
     name: Name
@@ -54,7 +39,13 @@ class FromUpload(Strict):
     upload: str
 
 
-@router.post("", status_code=202, dependencies=[writes], openapi_extra=ZIP_BODY, responses=answers(PUSHED, 202))
+@router.post(
+    "",
+    status_code=202,
+    dependencies=[writes],
+    openapi_extra=zip_body(NewDataset),
+    responses=answers(PUSHED, 202, objects.Pushed) | answers(DATASET, 201, objects.Dataset),
+)
 async def create(
     request: Request,
     db: DatabaseDep,
@@ -84,8 +75,8 @@ async def create(
     "/{dataset}/versions",
     status_code=202,
     dependencies=[writes],
-    openapi_extra=ZIP_BODY,
-    responses=answers(PUSHED, 202),
+    openapi_extra=zip_body(FromUpload),
+    responses=answers(PUSHED, 202, objects.Pushed),
 )
 async def add_version(
     dataset: str,
@@ -130,16 +121,16 @@ def _create_empty(db: Database, once: Once, name: str, body: bytes) -> JSONRespo
 
 
 @router.get("", responses=listed(DATASET))
-def list_datasets(session: Reading, page: PageDep) -> dict[str, Any]:
+def list_datasets(session: Reading, page: PageDep) -> Listing[objects.Dataset]:
     return page.read(session, select(Dataset), Dataset.id, lambda row: _shape(session, row), newest_first=True)
 
 
 @router.get("/{dataset}", responses=answers(DATASET))
-def show(dataset: str, session: Reading) -> dict[str, Any]:
+def show(dataset: str, session: Reading) -> objects.Dataset:
     return _shape(session, versions.find_dataset(session, dataset))
 
 
-def _shape(session: Session, row: Dataset) -> dict[str, Any]:
+def _shape(session: Session, row: Dataset) -> objects.Dataset:
     count = select(func.count()).select_from(DatasetVersion).where(DatasetVersion.dataset_id == row.id)
     return shapes.dataset(row, session.scalar(count) or 0)
 
@@ -155,13 +146,13 @@ def delete(dataset: str, db: DatabaseDep, settings: SettingsDep) -> Response:
 
 
 @router.get("/{dataset}/versions", responses=listed(VERSION))
-def list_versions(dataset: str, session: Reading, page: PageDep) -> dict[str, Any]:
+def list_versions(dataset: str, session: Reading, page: PageDep) -> Listing[objects.DatasetVersion]:
     mine = select(DatasetVersion).where(DatasetVersion.dataset_id == versions.find_dataset(session, dataset).id)
     return page.read(session, mine, DatasetVersion.number, shapes.dataset_version, newest_first=True)
 
 
 @router.get("/{dataset}/versions/{number}", responses=answers(VERSION))
-def show_version(dataset: str, number: int, session: Reading) -> dict[str, Any]:
+def show_version(dataset: str, number: int, session: Reading) -> objects.DatasetVersion:
     return shapes.dataset_version(_version(session, dataset, number))
 
 
@@ -177,7 +168,7 @@ def items(
     page: PageDep,
     label: str | None = None,
     split: Literal["train", "val", "test"] | None = None,
-) -> dict[str, Any]:
+) -> Listing[objects.Item]:
     """The accepted pictures, in the order of the packed cache; of several labels, `?label=` is one of them."""
     version = _version(session, dataset, number)
     several = versions.several_labels(version)

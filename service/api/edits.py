@@ -4,7 +4,7 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
-from service.api import shapes
+from service.api import objects, shapes
 from service.api.context import Answer, BodySha256, DatabaseDep, OnceDep, require
 from service.api.examples import EDITED, answers
 from service.datasets import edits, versions
@@ -17,7 +17,9 @@ class Edit(Strict):
     changes: edits.Changes
 
 
-@router.post("/{dataset}/versions/{number}:edit", status_code=201, responses=answers(EDITED, 201))
+@router.post(
+    "/{dataset}/versions/{number}:edit", status_code=201, responses=answers(EDITED, 201, objects.DatasetVersion)
+)
 def edit(
     dataset: str, number: int, body: Edit, db: DatabaseDep, once: OnceDep, body_sha256: BodySha256
 ) -> JSONResponse:

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from service.api import objects
+
 TIME = "2026-01-31T09:30:00.000Z"
 
-PROBLEM = {
+PROBLEM: objects.Problem = {
     "type": "/problems/unknown_field",
     "title": "Unprocessable Content",
     "status": 422,
@@ -70,7 +72,7 @@ ESTIMATE = {
     "disk_bytes": 51200000,
     "based_on": "earlier jobs of this machine",
 }
-JOB = {
+JOB: objects.Job = {
     "object": "job",
     "id": "job_06b2c9a1",
     "type": "train",
@@ -109,15 +111,16 @@ JOB = {
     "started_at": TIME,
     "finished_at": None,
 }
-CALIBRATION = {"jobs": 20, "inside": 17, "share": 0.85, "intended": 0.8}
-IMPORT_JOB = {
+CALIBRATION: objects.Calibration = {"jobs": 20, "inside": 17, "share": 0.85, "intended": 0.8}
+IMPORT_JOB: objects.Job = {
     **JOB,
     "type": "import",
     "spec": {},
     "model": None,
     "status": "queued",
     "attempt": 0,
-    **dict.fromkeys(("plan", "determinism", "determinism_reason")),
+    "plan": None,
+    "determinism": None,
 }
 TRAIN = {
     "type": "train",
@@ -144,7 +147,7 @@ SEARCH = {
     "budget": {"seconds": 600},
     "metric": "val/accuracy",
 }
-IMPORT_MODEL_JOB = {
+IMPORT_MODEL_JOB: objects.Job = {
     **IMPORT_JOB,
     "type": "import_model",
     "spec": {"blob_id": "blob_06b2c9a1", "sha256": "9f2c" * 16, "bytes": 4_200_000},
@@ -152,7 +155,7 @@ IMPORT_MODEL_JOB = {
     "dataset": None,
 }
 EXPORT = {"type": "export", "model": "flowers:3"}
-EXPORT_JOB = {
+EXPORT_JOB: objects.Job = {
     **IMPORT_JOB,
     "type": "export",
     "spec": {"model": "flowers:3", "version_id": "mv_06b2c9a1"},
@@ -160,7 +163,7 @@ EXPORT_JOB = {
     "dataset": None,
 }
 INT8 = {"type": "export", "model": "flowers:3", "int8": {"max_drop": 0.01}}
-INT8_JOB = {
+INT8_JOB: objects.Job = {
     **EXPORT_JOB,
     "spec": {
         "model": "flowers:3",
@@ -171,13 +174,13 @@ INT8_JOB = {
     "dataset": "flowers@1",
 }
 ANALYSE = {"type": "analyse", "dataset": "flowers@1"}
-ANALYSE_JOB = {
+ANALYSE_JOB: objects.Job = {
     **IMPORT_JOB,
     "type": "analyse",
     "spec": {"folds": 5, "image_size": 64, "model": None, "model_version_id": None},
 }
 TRIAL = {"/optimizer/lr": 0.0021, "/optimizer/name": "adamw", "/network": "classic", "/loss/label_smoothing": 0.04}
-SEARCH_JOB = {
+SEARCH_JOB: objects.Job = {
     **JOB,
     "type": "search",
     "status": "succeeded",
@@ -198,8 +201,14 @@ SEARCH_JOB = {
     },
     "finished_at": TIME,
 }
-DATASET = {"object": "dataset", "id": "ds_06b2c9a1", "name": "flowers", "versions": 1, "created_at": TIME}
-UPLOAD = {
+DATASET: objects.Dataset = {
+    "object": "dataset",
+    "id": "ds_06b2c9a1",
+    "name": "flowers",
+    "versions": 1,
+    "created_at": TIME,
+}
+UPLOAD: objects.Upload = {
     "object": "upload",
     "id": "up_06b2c9a1",
     "bytes": 5242880,
@@ -207,7 +216,7 @@ UPLOAD = {
     "created_at": TIME,
     "expires_at": TIME,
 }
-PUSHED = {"id": "ds_06b2c9a1", "name": "flowers", "version": 1, "job": IMPORT_JOB}
+PUSHED: objects.Pushed = {"id": "ds_06b2c9a1", "name": "flowers", "version": 1, "job": IMPORT_JOB}
 REPORT = {
     "accepted": 180,
     "rejected": [{"path": "rose/07.jpg", "code": "image_truncated", "message": "The JPEG picture ends …", "hint": "…"}],
@@ -217,7 +226,7 @@ REPORT = {
     "leaks": [],
     "warnings": [{"code": "rejected", "message": "1 pictures were left out", "hint": "see `rejected` …"}],
 }
-VERSION = {
+VERSION: objects.DatasetVersion = {
     "object": "dataset_version",
     "id": "dv_06b2c9a1",
     "dataset": "ds_06b2c9a1",
@@ -232,7 +241,7 @@ VERSION = {
     "report": REPORT,
     "created_at": TIME,
 }
-EDITED = {
+EDITED: objects.DatasetVersion = {
     **VERSION,
     "number": 2,
     "digest": "71d0…",
@@ -242,7 +251,7 @@ EDITED = {
         "edited": {"from": 1, "relabelled": 3, "moved": 0, "removed": 0},
     },
 }
-ITEM = {
+ITEM: objects.Item = {
     "image": "5e88…",
     "path": "rose/01.jpg",
     "label": "rose",
@@ -267,7 +276,7 @@ SUSPECT = {
     "suggested_probability": 0.97,
     "alike": [],
 }
-SUSPECTS = {
+SUSPECTS: objects.Suspects = {
     "object": "list",
     "data": [SUSPECT],
     "has_more": False,
@@ -283,8 +292,8 @@ SUSPECTS = {
         "created_at": TIME,
     },
 }
-LISTED = {"image": "5e88…", "path": "rose/01.jpg", "label": "rose", "split": "train"}
-DIFFERENCES = {
+LISTED: objects.Listed = {"image": "5e88…", "path": "rose/01.jpg", "label": "rose", "split": "train"}
+DIFFERENCES: objects.Differences = {
     "object": "dataset_comparison",
     "dataset": "flowers",
     "from": 1,
@@ -296,8 +305,8 @@ DIFFERENCES = {
     "relabelled": [{**LISTED, "from": "tulip", "to": "rose"}],
     "moved": [{**LISTED, "from": "test", "to": "train"}],
 }
-EVENT = {"id": "evt_12", "type": "status", "time": TIME, "data": {"status": "running", "attempt": 1}}
-CHECKPOINT = {
+EVENT: objects.Event = {"id": "evt_12", "type": "status", "time": TIME, "data": {"status": "running", "attempt": 1}}
+CHECKPOINT: objects.Checkpoint = {
     "id": "blob_06b2c9a1",
     "attempt": 1,
     "epoch": 3,
@@ -306,9 +315,15 @@ CHECKPOINT = {
     "is_best": True,
     "created_at": TIME,
 }
-METRICS = {"series": [{"name": "val/accuracy", "points": [[32, 1, 0.71, TIME], [64, 2, 0.83, TIME]]}]}
-MODEL = {"object": "model", "id": "model_06b2c9a1", "name": "flowers", "newest_version": 1, "created_at": TIME}
-MODEL["aliases"] = {"production": 1}
+METRICS: objects.Metrics = {"series": [{"name": "val/accuracy", "points": [[32, 1, 0.71, TIME], [64, 2, 0.83, TIME]]}]}
+MODEL: objects.Model = {
+    "object": "model",
+    "id": "model_06b2c9a1",
+    "name": "flowers",
+    "newest_version": 1,
+    "aliases": {"production": 1},
+    "created_at": TIME,
+}
 CERTIFICATE = {
     "engine": "openvino fp32",
     "n": 27,
@@ -333,7 +348,7 @@ CERTIFICATE = {
         for engine, alone, eight in (("torch fp32", 1.13, 3.61), ("openvino fp32", 0.33, 1.13))
     ],
 }
-MODEL_VERSION = {
+MODEL_VERSION: objects.ModelVersion = {
     "object": "model_version",
     "id": "mv_06b2c9a1",
     "model": "flowers",
@@ -351,7 +366,7 @@ MODEL_VERSION = {
     "lineage": {"job": "job_06b2c9a1", "seed": 7, "spec": SPEC, "code": {"fovea": "0.1.0"}},
     "resize": {"mode": "squash", "filter": "bilinear", "antialias": True},
 }
-EVALUATION = {
+EVALUATION: objects.Evaluation = {
     "split": "test",
     "n": 27,
     "accuracy": {"value": 0.963, "low": 0.817, "high": 0.993},
@@ -386,7 +401,7 @@ EVALUATION = {
     ],
 }
 EVALUATE = {"type": "evaluate", "model": "flowers:3", "dataset": "garden@1", "split": "all"}
-EVALUATE_JOB = {
+EVALUATE_JOB: objects.Job = {
     **IMPORT_JOB,
     "type": "evaluate",
     "status": "succeeded",
@@ -417,7 +432,7 @@ EVALUATE_JOB = {
     },
     "finished_at": TIME,
 }
-ALIAS = {
+ALIAS: objects.Alias = {
     "object": "alias",
     "model": "flowers",
     "alias": "production",
@@ -425,7 +440,7 @@ ALIAS = {
     "etag": '"2"',
     "moved_at": TIME,
 }
-ALIAS_MOVE = {
+ALIAS_MOVE: objects.AliasMove = {
     "object": "alias_move",
     "sequence": 2,
     "version": 3,
@@ -434,7 +449,7 @@ ALIAS_MOVE = {
     "by": "key_06b2c9a1",
     "time": TIME,
 }
-COMPARISON = {
+COMPARISON: objects.Comparison = {
     "object": "comparison",
     "a": {"name": "flowers", "version": 1, "weights_sha256": "c0ffee…"},
     "b": {"name": "flowers", "version": 3, "weights_sha256": "decaf…"},
@@ -449,7 +464,7 @@ COMPARISON = {
     "p_worse": 0.875,
     "changed": [{"image": "5e88…", "label": "tulip", "a": "tulip", "b": "rose", "change": "right_to_wrong"}],
 }
-CLASSIFIED: dict[str, Any] = {
+CLASSIFIED: objects.Classified = {
     "id": "pred_06b2c9a1",
     "model": {"name": "flowers", "version": 1, "weights_sha256": "c0ffee…"},
     "results": [
@@ -468,7 +483,7 @@ CLASSIFIED: dict[str, Any] = {
     ],
     "timing_ms": {"decode": 0.4, "queue": 0.1, "model": 3.9, "total": 4.6},
 }
-PREDICTION = {
+PREDICTION: objects.Prediction = {
     "object": "prediction",
     "id": "pred_06b2c9a1",
     "model": CLASSIFIED["model"],
@@ -478,17 +493,17 @@ PREDICTION = {
     "by": "key_06b2c9a1",
     "created_at": TIME,
 }
-REPLAY = {
+REPLAY: objects.Replay = {
     "object": "replay",
     "prediction": "pred_06b2c9a1",
     "model": CLASSIFIED["model"],
     "equal": False,
     "differences": [{"index": 0, "field": "probability", "before": 0.97, "after": 0.970001}],
-    "results": CLASSIFIED["results"],
+    "results": [{**CLASSIFIED["results"][0]}],
 }
 LABELLED = {"label": "rose", "index": 0}
-GROWN = {**PUSHED, "version": 2, "added": 12, "of": 15}
-SHADOW = {
+GROWN: objects.Grown = {**PUSHED, "version": 2, "added": 12, "of": 15}
+SHADOW: objects.Shadow = {
     "object": "shadow",
     "model": "flowers",
     "alias": "production",
@@ -506,8 +521,8 @@ SHADOW = {
     "by": "key_06b2c9a1",
     "started_at": TIME,
 }
-SERVER_METADATA = {"name": "fovea", "version": "0.1.0", "extensions": ["binary_tensor_data"]}
-MODEL_METADATA = {
+SERVER_METADATA: objects.ServerMetadata = {"name": "fovea", "version": "0.1.0", "extensions": ["binary_tensor_data"]}
+MODEL_METADATA: objects.ModelMetadata = {
     "name": "flowers",
     "versions": ["1", "2"],
     "platform": "pytorch_export",
@@ -524,7 +539,7 @@ INFERENCE_REQUEST = {
     "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["iVBORw0KGgo…"]}],
     "outputs": [{"name": "labels"}],
 }
-INFERENCE = {
+INFERENCE: objects.Inference = {
     "model_name": "flowers",
     "model_version": "1",
     "id": "42",
@@ -532,7 +547,7 @@ INFERENCE = {
     "outputs": [{"name": "labels", "datatype": "BYTES", "shape": [1], "data": ["rose"]}],
 }
 TORCHSERVE = {"rose": 0.97, "tulip": 0.03}
-API_KEY = {
+API_KEY: objects.ApiKey = {
     "object": "api_key",
     "id": "key_06b2c9a1",
     "name": "shop",
@@ -541,11 +556,11 @@ API_KEY = {
     "created_at": TIME,
     "revoked_at": None,
 }
-NEW_KEY = {**API_KEY, "key": "fov_…"}
-SESSION = {"object": "session", "auth": "on", "scopes": ["admin"], "expires_at": TIME}
-SIGN_IN_LINK = {"object": "sign_in_link", "code": "Jq3…", "path": "/#code=Jq3…", "expires_at": TIME}
-READY = {"ready": True, "checks": {"database": "ok", "disk": "ok"}}
-INFO = {
+NEW_KEY: objects.ShownKey = {**API_KEY, "key": "fov_…"}
+SESSION: objects.Session = {"object": "session", "auth": "on", "scopes": ["admin"], "expires_at": TIME}
+SIGN_IN_LINK: objects.SignInLink = {"object": "sign_in_link", "code": "Jq3…", "path": "/#code=Jq3…", "expires_at": TIME}
+READY: objects.Ready = {"ready": True, "checks": {"database": "ok", "disk": "ok"}}
+INFO: objects.Info = {
     "version": "0.1.0",
     "database": "sqlite",
     "device": "auto",
@@ -559,7 +574,7 @@ INFO = {
         "predictions": 0,
     },
 }
-NETWORK = {
+NETWORK: objects.Network = {
     "name": "resnet18",
     "pretrained": True,
     "parameters": 11689512,
@@ -567,13 +582,13 @@ NETWORK = {
     "at": {"image_size": 224, "classes": 1000},
     "smallest_image_size": 32,
 }
-NETWORK_DETAILS = {
+NETWORK_DETAILS: objects.NetworkDetails = {
     **NETWORK,
     "template": {"type": "train", "model": "NAME", "dataset": "DATASET", "spec": {"network": "resnet18"}},
     "layers": None,
     "schema": {"title": "TrainSpec", "type": "object"},
 }
-DRY_RUN = {
+DRY_RUN: objects.DryRun = {
     "spec": SPEC,
     "reasons": {"epochs": "few pictures want many epochs: 60 for 126"},
     "dataset": "flowers@1",
@@ -584,20 +599,20 @@ DRY_RUN = {
 }
 
 
-def answers(example: Any, status: int = 200) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that answers with such JSON."""
-    return {status: {"content": {"application/json": {"example": example}}}}
+def answers(example: Any, status: int = 200, kind: Any = None) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that answers with such JSON: of this kind, where its signature does not say so."""
+    return {status: {"model": kind, "content": {"application/json": {"example": example}}}}
 
 
-def chosen(status: int, **examples: Any) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that answers with one of several kinds of JSON."""
+def chosen(status: int, kind: Any, **examples: Any) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that answers with JSON of a kind that has several examples."""
     named = {name: {"value": example} for name, example in examples.items()}
-    return {status: {"content": {"application/json": {"examples": named}}}}
+    return {status: {"model": kind, "content": {"application/json": {"examples": named}}}}
 
 
-def listed(example: Any) -> dict[int | str, dict[str, Any]]:
+def listed(example: Any, kind: Any = None) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that answers with a page of them."""
-    return answers({"object": "list", "data": [example], "has_more": False, "next": None})
+    return answers({"object": "list", "data": [example], "has_more": False, "next": None}, kind=kind)
 
 
 OVERLOADED = PROBLEM | {
@@ -609,13 +624,14 @@ OVERLOADED = PROBLEM | {
     "param": None,
     "hint": "try again shortly",
 }
+_SCHEMA = {"$ref": "#/components/schemas/Problem"}
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     "4XX": {
         "description": "What is wrong, with a code, where, and what to do (RFC 9457)",
-        "content": {"application/problem+json": {"example": PROBLEM}},
+        "content": {"application/problem+json": {"schema": _SCHEMA, "example": PROBLEM}},
     },
     "5XX": {
         "description": "503 with Retry-After: more is asked than can be done now; 507: the disk is full; 500: a fault",
-        "content": {"application/problem+json": {"example": OVERLOADED}},
+        "content": {"application/problem+json": {"schema": _SCHEMA, "example": OVERLOADED}},
     },
 }

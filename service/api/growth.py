@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import artifacts
-from service.api import importing
+from service.api import importing, objects
 from service.api.bodies import Received
 from service.api.context import Answer, BodySha256, DatabaseDep, OnceDep, SettingsDep, require
 from service.api.examples import GROWN, answers
@@ -54,7 +54,7 @@ class _Plan:
         return list(session.scalars(select(Item).where(Item.version_id == self.base.id).order_by(Item.ordinal)))
 
 
-@router.post("/{dataset}/versions:from_predictions", status_code=202, responses=answers(GROWN, 202))
+@router.post("/{dataset}/versions:from_predictions", status_code=202, responses=answers(GROWN, 202, objects.Grown))
 def from_predictions(
     dataset: str, body: FromPredictions, db: DatabaseDep, settings: SettingsDep, once: OnceDep, body_sha256: BodySha256
 ) -> JSONResponse:

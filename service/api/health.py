@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -11,6 +10,7 @@ from sqlalchemy import func, select
 
 import service
 from service import observed, readiness
+from service.api import objects
 from service.api.context import DatabaseDep, Reading, SettingsDep, require
 from service.api.examples import INFO, READY, answers
 from service.db import Database
@@ -25,7 +25,7 @@ async def livez() -> str:
     return "ok"
 
 
-@router.get("/readyz", responses=answers(READY))
+@router.get("/readyz", responses=answers(READY, kind=objects.Ready))
 def readyz(db: DatabaseDep, settings: SettingsDep) -> JSONResponse:
     """200 when requests can be served, else 503 naming what is not ready."""
     checks = readiness.checks(db, settings)
@@ -50,7 +50,7 @@ def metrics(session: Reading, settings: SettingsDep) -> PlainTextResponse:
 
 
 @router.get("/v1/info", dependencies=[Depends(require())], responses=answers(INFO))
-def info(settings: SettingsDep, db: DatabaseDep) -> dict[str, Any]:
+def info(settings: SettingsDep, db: DatabaseDep) -> objects.Info:
     """Version, database, limits, and how many bytes what is kept takes on the disk."""
     names = (
         "max_upload_bytes",

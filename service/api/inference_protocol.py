@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 import service
 from service import artifacts, readiness
-from service.api import pictures, results, tensors
+from service.api import objects, pictures, results, tensors
 from service.api.answering import Answered, AnsweringDep
 from service.api.bodies import held
 from service.api.context import DatabaseDep, Reading, SettingsDep, require
@@ -40,13 +40,14 @@ BODY: dict[str, Any] = {
     }
 }
 PLATFORMS = {"torch": "pytorch_export", "onnxruntime": "onnxruntime_onnx", "openvino": "openvino_onnx"}
+INFERRED = answers(INFERENCE, kind=objects.Inference)
 JsonBytes = Annotated[
     str | None, Header(alias="Inference-Header-Content-Length", description="length of the JSON before binary data")
 ]
 
 
 @router.get("", dependencies=[asks], responses=answers(SERVER_METADATA))
-async def server_metadata() -> dict[str, Any]:
+async def server_metadata() -> objects.ServerMetadata:
     return {"name": "fovea", "version": service.__version__, "extensions": ["binary_tensor_data"]}
 
 
@@ -55,7 +56,7 @@ async def live() -> dict[str, bool]:
     return {"live": True}
 
 
-@router.get("/health/ready", responses=answers({"ready": True, "live": True}))
+@router.get("/health/ready", responses=answers({"ready": True, "live": True}, kind=dict[str, bool]))
 def ready(db: DatabaseDep, settings: SettingsDep) -> JSONResponse:
     """200 or 503, as /readyz. The protocol's text calls the member `live`, its servers `ready`; both are here."""
     is_ready = readiness.is_ready(readiness.checks(db, settings))
@@ -63,18 +64,18 @@ def ready(db: DatabaseDep, settings: SettingsDep) -> JSONResponse:
 
 
 @router.get("/models/{model}", dependencies=[asks], responses=answers(MODEL_METADATA))
-def model_metadata(model: str, session: Reading) -> dict[str, Any]:
+def model_metadata(model: str, session: Reading) -> objects.ModelMetadata:
     """`model` may be a reference: flowers, flowers:3, flowers@staging. `classes` are the columns of probabilities."""
     return _metadata(session, *artifacts.find_version(session, model))
 
 
 @router.get("/models/{model}/versions/{version}", dependencies=[asks], responses=answers(MODEL_METADATA))
-def version_metadata(model: str, version: str, session: Reading) -> dict[str, Any]:
+def version_metadata(model: str, version: str, session: Reading) -> objects.ModelMetadata:
     return _metadata(session, *artifacts.find_version(session, _ref(model, version)))
 
 
 @router.get("/models/{model}/ready", dependencies=[asks], responses=answers({"name": "flowers", "ready": True}))
-def model_ready(model: str, session: Reading) -> dict[str, Any]:
+def model_ready(model: str, session: Reading) -> objects.ModelReady:
     """A model version is registered when it is certified; its program is loaded with the first request."""
     return {"name": artifacts.find_version(session, model)[0].name, "ready": True}
 
@@ -84,11 +85,16 @@ def model_ready(model: str, session: Reading) -> dict[str, Any]:
     dependencies=[asks],
     responses=answers({"name": "flowers", "ready": True}),
 )
-def version_ready(model: str, version: str, session: Reading) -> dict[str, Any]:
+def version_ready(model: str, version: str, session: Reading) -> objects.ModelReady:
     return {"name": artifacts.find_version(session, _ref(model, version))[0].name, "ready": True}
 
 
-@router.post("/models/{model}/infer", dependencies=[asks], openapi_extra=BODY, responses=answers(INFERENCE))
+@router.post(
+    "/models/{model}/infer",
+    dependencies=[asks],
+    openapi_extra=BODY,
+    responses=INFERRED,
+)
 async def infer(
     model: str, request: Request, answering: AnsweringDep, settings: SettingsDep, json_bytes: JsonBytes = None
 ) -> Response:
@@ -119,7 +125,7 @@ async def infer(
     "/models/{model}/versions/{version}/infer",
     dependencies=[asks],
     openapi_extra=BODY,
-    responses=answers(INFERENCE),
+    responses=INFERRED,
 )
 async def infer_version(
     model: str,
@@ -136,7 +142,7 @@ def _ref(model: str, version: str) -> str:
     return f"{model}:{version}"
 
 
-def _metadata(session: Session, model: Model, version: ModelVersion) -> dict[str, Any]:
+def _metadata(session: Session, model: Model, version: ModelVersion) -> objects.ModelMetadata:
     numbers = select(ModelVersion.number).where(ModelVersion.model_id == model.id).order_by(ModelVersion.number)
     outputs = [("labels", "BYTES", [-1]), ("probabilities", "FP32", [-1, len(version.card["classes"])])]
     if "strangeness" in version.card:

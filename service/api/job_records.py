@@ -12,11 +12,11 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from service import jobs
-from service.api import shapes
+from service.api import objects, shapes
 from service.api.context import DatabaseDep, Reading, SettingsDep, require
 from service.api.examples import CHECKPOINT, EVENT, METRICS, answers, listed
 from service.api.jobs import POLL_SECONDS
-from service.api.paging import PageDep
+from service.api.paging import Listing, PageDep, whole
 from service.db import Database
 from service.db.tables import Checkpoint, Event, Metric
 from service.errors import NotFound
@@ -25,7 +25,7 @@ from service.ids import rfc3339
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], dependencies=[Depends(require("train", "data"))])
 
 
-@router.get("/events", responses=listed(EVENT))
+@router.get("/events", responses=listed(EVENT, Listing[objects.Event]))
 def events(
     job_id: str,
     session: Reading,
@@ -81,7 +81,7 @@ def metrics(
     session: Reading,
     names: Annotated[str | None, Query(description="comma-separated")] = None,
     max_points: Annotated[int, Query(ge=2, le=100_000)] = 1000,
-) -> dict[str, Any]:
+) -> objects.Metrics:
     """Metric histories as [step, epoch, value, time]; longer ones are thinned evenly, first and last kept."""
     jobs.get(session, job_id)
     columns = (Metric.name, Metric.step, Metric.epoch, Metric.value, Metric.time)  # no objects: they may be 100,000
@@ -106,13 +106,11 @@ def _thin(points: list[Any], most: int) -> list[Any]:
 
 
 @router.get("/checkpoints", responses=listed(CHECKPOINT))
-def checkpoints(job_id: str, session: Reading) -> dict[str, Any]:
+def checkpoints(job_id: str, session: Reading) -> Listing[objects.Checkpoint]:
     """The checkpoints kept: the last and the best. A finished job keeps none; its model version is the result."""
     jobs.get(session, job_id)
     rows = session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step))
-    shown = ("id", "attempt", "epoch", "step", "is_last", "is_best")
-    data = [{**{name: getattr(row, name) for name in shown}, "created_at": rfc3339(row.created_at)} for row in rows]
-    return {"object": "list", "data": data, "has_more": False, "next": None}
+    return whole([shapes.checkpoint(row) for row in rows])
 
 
 @router.get("/log", response_class=PlainTextResponse)

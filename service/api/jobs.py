@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from service import artifacts, estimates, jobs
-from service.api import bundles, evaluations, quantised, searches, shapes, suspects
+from service.api import bundles, evaluations, objects, quantised, searches, shapes, suspects
 from service.api.context import Answer, BodySha256, DatabaseDep, OnceDep, Reading, SettingsDep, Writing, require
 from service.api.examples import (
     ANALYSE,
@@ -32,7 +32,7 @@ from service.api.examples import (
     chosen,
     listed,
 )
-from service.api.paging import PageDep
+from service.api.paging import Listing, PageDep
 from service.auto import DatasetFacts, Source, explained
 from service.cost import Room, cost, layer_table
 from service.datasets import versions
@@ -87,6 +87,7 @@ JobRequest = Annotated[
     dependencies=[Depends(require("train"))],
     responses=chosen(
         202,
+        objects.Job,
         train=JOB,
         search=SEARCH_JOB,
         evaluate=EVALUATE_JOB,
@@ -94,7 +95,7 @@ JobRequest = Annotated[
         int8=INT8_JOB,
         analyse=ANALYSE_JOB,
     )
-    | answers(DRY_RUN),
+    | answers(DRY_RUN, kind=objects.DryRun),
 )
 def submit(
     body: JobRequest,
@@ -233,7 +234,7 @@ def list_jobs(
     type: Literal["import", "import_model", "train", "search", "evaluate", "export", "analyse"] | None = None,
     model: str | None = None,
     parent: Annotated[str | None, Query(description="a search: lists its trials")] = None,
-) -> dict[str, Any]:
+) -> Listing[objects.Job]:
     """All jobs, newest first. The trials of a search are listed with `?parent=` alone.
 
     Of an evaluation the list has `split`, `n` and `accuracy`; the job itself has the rest.
@@ -249,7 +250,7 @@ async def show(
     job_id: str,
     db: DatabaseDep,
     wait: Annotated[float, Query(ge=0, le=60, description="hold until the job changes or ends, in seconds")] = 0,
-) -> dict[str, Any]:
+) -> objects.Job:
     """One job; `?wait=30` answers when its status, attempt or progress changes, or the time is over."""
     deadline = time.monotonic() + wait
     first = shown = await run_in_threadpool(_show, db, job_id)
@@ -259,13 +260,16 @@ async def show(
     return shown
 
 
-def _show(db: Database, job_id: str) -> dict[str, Any]:
+def _show(db: Database, job_id: str) -> objects.Job:
     with db.read() as session:
         return shapes.job(jobs.get(session, job_id))
 
 
 @router.post(
-    "/{job_id}:reproduce", status_code=202, dependencies=[Depends(require("train"))], responses=answers(JOB, 202)
+    "/{job_id}:reproduce",
+    status_code=202,
+    dependencies=[Depends(require("train"))],
+    responses=answers(JOB, 202, objects.Job),
 )
 def reproduce(job_id: str, session: Writing, once: OnceDep, body_sha256: BodySha256) -> JSONResponse:
     """Trains again from a job's record. `result.equal` of the new job says whether the weights are the same bits."""
@@ -281,7 +285,10 @@ ACTIONS = {"cancel": jobs.cancel, "stop": jobs.stop, "pause": jobs.pause, "resum
 
 
 @router.post(
-    "/{job_id}:{action}", status_code=202, dependencies=[Depends(require("train"))], responses=answers(JOB, 202)
+    "/{job_id}:{action}",
+    status_code=202,
+    dependencies=[Depends(require("train"))],
+    responses=answers(JOB, 202, objects.Job),
 )
 def act(job_id: str, action: Literal["cancel", "stop", "pause", "resume"], session: Writing) -> JSONResponse:
     """`stop` ends now and keeps the best, `cancel` throws away; `pause` and `resume` lose nothing."""

@@ -1,6 +1,6 @@
 """`/v1/keys`: make, list and revoke API keys."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Response
 from fastapi.responses import JSONResponse
@@ -8,10 +8,10 @@ from pydantic import Field
 from sqlalchemy import select
 
 from service import keys
-from service.api import shapes
+from service.api import objects, shapes
 from service.api.context import Reading, Writing, require
 from service.api.examples import API_KEY, NEW_KEY, answers, listed
-from service.api.paging import PageDep
+from service.api.paging import Listing, PageDep
 from service.db.tables import ApiKey
 from service.layers import Strict
 
@@ -23,7 +23,7 @@ class NewKey(Strict):
     scopes: Annotated[list[Literal["predict", "data", "train", "admin"]], Field(min_length=1, max_length=4)]
 
 
-@router.post("", status_code=201, responses=answers(NEW_KEY, 201))
+@router.post("", status_code=201, responses=answers(NEW_KEY, 201, objects.ShownKey))
 def create(body: NewKey, session: Writing) -> JSONResponse:
     """A new key. Its text is in this answer and nowhere else; never stored for a repeated request either."""
     row, key = keys.create(session, body.name, list(body.scopes))
@@ -31,7 +31,7 @@ def create(body: NewKey, session: Writing) -> JSONResponse:
 
 
 @router.get("", responses=listed(API_KEY))
-def list_keys(session: Reading, page: PageDep) -> dict[str, Any]:
+def list_keys(session: Reading, page: PageDep) -> Listing[objects.ApiKey]:
     return page.read(session, select(ApiKey), ApiKey.id, shapes.api_key)
 
 

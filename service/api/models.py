@@ -1,13 +1,13 @@
 """`/v1/models`: what was trained, how good it is, where it came from. `/v1/networks`: what can be trained."""
 
-from typing import Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service import aliases, artifacts, estimates
-from service.api import shapes
+from service.api import objects, shapes
 from service.api.context import Reading, require
 from service.api.examples import (
     CALIBRATION,
@@ -19,7 +19,8 @@ from service.api.examples import (
     answers,
     listed,
 )
-from service.api.paging import PageDep
+from service.api.objects.values import Described, Json
+from service.api.paging import Listing, PageDep, whole
 from service.cost import cost
 from service.db.tables import Model, ModelVersion
 from service.errors import Conflict, NotFound
@@ -31,14 +32,13 @@ router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(require(
 
 
 @router.get("/networks", responses=listed(NETWORK))
-def list_networks() -> dict[str, Any]:
+def list_networks() -> Listing[objects.Network]:
     """The networks that have names, with parameters and multiply-adds. A list of layers makes any other."""
-    data = [_network(name) for name in (*PRESETS, *NETWORKS)]
-    return {"object": "list", "data": data, "has_more": False, "next": None}
+    return whole([_network(name) for name in (*PRESETS, *NETWORKS)])
 
 
 @router.get("/networks/{name}", responses=answers(NETWORK_DETAILS))
-def show_network(name: str) -> dict[str, Any]:
+def show_network(name: str) -> objects.NetworkDetails:
     """One network, with a job to post, the JSON Schema of every field of its spec, and its layers where it has a list.
 
     `layers` names the schema of a network that is a list of layers.
@@ -48,11 +48,11 @@ def show_network(name: str) -> dict[str, Any]:
     named = name if name != "layers" else CLASSIC.model_dump(mode="json")
     template = {"type": "train", "model": "NAME", "dataset": "DATASET", "spec": {"network": named}}
     layers = PRESETS[name].model_dump(mode="json")["layers"] if name in PRESETS else None
-    details = _network(name if name != "layers" else "classic") | {"name": name}
-    return {**details, "template": template, "layers": layers, "schema": TrainSpec.model_json_schema()}
+    details = _network(name if name != "layers" else "classic")
+    return {**details, "name": name, "template": template, "layers": layers, "schema": TrainSpec.model_json_schema()}
 
 
-def _network(name: str) -> dict[str, Any]:
+def _network(name: str) -> objects.Network:
     if name in NETWORKS:
         known, side, classes = NETWORKS[name], 224, 1000
         parameters, multiply_adds = known.parameters, int(known.giga_multiply_adds * 1e9)
@@ -71,40 +71,40 @@ def _network(name: str) -> dict[str, Any]:
 
 
 @router.get("/estimates/calibration", responses=answers(CALIBRATION))
-def estimates_calibration(session: Reading) -> dict[str, Any]:
+def estimates_calibration(session: Reading) -> Annotated[Json, Described(objects.Calibration)]:
     """Of the finished jobs, how many ended between the p10 and p90 that were foretold."""
     return estimates.calibration(session)
 
 
 @router.get("/models", responses=listed(MODEL))
-def list_models(session: Reading, page: PageDep) -> dict[str, Any]:
+def list_models(session: Reading, page: PageDep) -> Listing[objects.Model]:
     return page.read(session, select(Model), Model.id, lambda row: _shape(session, row), newest_first=True)
 
 
 @router.get("/models/{model}", responses=answers(MODEL))
-def show(model: str, session: Reading) -> dict[str, Any]:
+def show(model: str, session: Reading) -> objects.Model:
     return _shape(session, artifacts.find_model(session, model))
 
 
 @router.get("/models/{model}/versions", responses=listed(MODEL_VERSION))
-def list_versions(model: str, session: Reading, page: PageDep) -> dict[str, Any]:
+def list_versions(model: str, session: Reading, page: PageDep) -> Listing[objects.ModelVersion]:
     row = artifacts.find_model(session, model)
     query = select(ModelVersion).where(ModelVersion.model_id == row.id)
 
-    def shape(version: ModelVersion) -> dict[str, Any]:
+    def shape(version: ModelVersion) -> objects.ModelVersion:
         return shapes.model_version(row.name, version)
 
     return page.read(session, query, ModelVersion.number, shape, newest_first=True)
 
 
 @router.get("/models/{model}/versions/{number}", responses=answers(MODEL_VERSION))
-def show_version(model: str, number: int, session: Reading) -> dict[str, Any]:
+def show_version(model: str, number: int, session: Reading) -> objects.ModelVersion:
     row, version = artifacts.find_version(session, f"{artifacts.find_model(session, model).name}:{number}")
     return shapes.model_version(row.name, version)
 
 
 @router.get("/models/{ref}/evaluation", responses=answers(EVALUATION))
-def evaluation(ref: str, session: Reading) -> dict[str, Any]:
+def evaluation(ref: str, session: Reading) -> Annotated[Json, Described(objects.Evaluation)]:
     """Quality on the test split, which no decision of the training has seen."""
     found = artifacts.find_version(session, ref)[1].evaluation
     if not found:
@@ -116,6 +116,6 @@ def evaluation(ref: str, session: Reading) -> dict[str, Any]:
     return found
 
 
-def _shape(session: Session, row: Model) -> dict[str, Any]:
+def _shape(session: Session, row: Model) -> objects.Model:
     newest = session.scalar(select(func.max(ModelVersion.number)).where(ModelVersion.model_id == row.id))
     return shapes.model(row, newest or 0, aliases.all_current(session, row))

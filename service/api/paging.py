@@ -1,13 +1,32 @@
 """Lists by cursor: `{"object": "list", "data", "has_more", "next"}`. The cursor is the last row's sort key."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from fastapi import Depends, Query
+from pydantic import with_config
 from sqlalchemy import Select
 from sqlalchemy.orm import InstrumentedAttribute, Session
+from typing_extensions import TypedDict
 
 from service.errors import InvalidValue
+
+T = TypeVar("T")
+
+
+@with_config(json_schema_extra=lambda schema: schema.pop("title"))  # the same for a page of whatever
+class Listing(TypedDict, Generic[T]):
+    """A page of a list: `next` is the `after` of the page that follows, if `has_more`."""
+
+    object: Literal["list"]
+    data: list[T]
+    has_more: bool
+    next: str | None
+
+
+def whole(data: list[T]) -> Listing[T]:
+    """A list that has one page."""
+    return {"object": "list", "data": data, "has_more": False, "next": None}
 
 
 class Page:
@@ -24,10 +43,10 @@ class Page:
         session: Session,
         query: Select[Any],
         column: InstrumentedAttribute[Any],
-        shape: Callable[[Any], dict[str, Any]],
+        shape: Callable[[Any], T],
         *,
         newest_first: bool = False,
-    ) -> dict[str, Any]:
+    ) -> Listing[T]:
         """One page of `query`, ordered by a unique column."""
         if self.after is not None:
             mark = self.mark(column)

@@ -9,11 +9,11 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from service import artifacts, predictions
-from service.api import shapes
+from service.api import objects, shapes
 from service.api.answering import AnsweringDep, Target
 from service.api.context import DatabaseDep, Reading, SettingsDep, Writing, require
 from service.api.examples import PREDICTION, REPLAY, answers, listed
-from service.api.paging import PageDep
+from service.api.paging import Listing, PageDep
 from service.api.pictures import attachment
 from service.api.results import Wanted
 from service.db import Database
@@ -38,7 +38,9 @@ def _class_name(text: str) -> str:
     return name
 
 
-ClassName = Annotated[str, Field(max_length=200), AfterValidator(_class_name)]
+ClassName = Annotated[
+    str, Field(max_length=200, json_schema_extra={"pattern": r"^[^;]*[^\s;][^;]*$"}), AfterValidator(_class_name)
+]
 
 
 class Truth(Strict):
@@ -73,7 +75,7 @@ def list_predictions(
     decision: Literal["accept", "abstain"] | None = None,
     labelled: Annotated[bool | None, Query(description="whether the truth is known")] = None,
     max_probability: Annotated[float | None, Query(ge=0, le=1, description="of the predicted label")] = None,
-) -> Json:
+) -> Listing[objects.Prediction]:
     """Newest first; those with a picture of which all the filters hold."""
     query = predictions.matching(
         model_id=artifacts.find_model(session, model).id if model is not None else None,
@@ -87,7 +89,7 @@ def list_predictions(
 
 
 @router.get("/{prediction}", dependencies=[knows_id], responses=answers(PREDICTION))
-def show(prediction: str, session: Reading) -> Json:
+def show(prediction: str, session: Reading) -> objects.Prediction:
     return _shape(session, predictions.find(session, prediction))
 
 
@@ -101,7 +103,7 @@ def picture(
 
 
 @router.post("/{prediction}/label", dependencies=[knows_id], responses=answers(PREDICTION))
-def label(prediction: str, body: Truth, session: Writing) -> Json:
+def label(prediction: str, body: Truth, session: Writing) -> objects.Prediction:
     """Say what a picture shows: a class of the model, or one that it should have. Repeating replaces."""
     row = predictions.find(session, prediction)
     truth = body.text(session.get_one(ModelVersion, row.version_id))
@@ -112,7 +114,7 @@ def label(prediction: str, body: Truth, session: Writing) -> Json:
 @router.post("/{prediction}:replay", dependencies=[knows_id], responses=answers(REPLAY))
 async def replay(
     prediction: str, request: Request, db: DatabaseDep, settings: SettingsDep, answering: AnsweringDep
-) -> Json:
+) -> objects.Replay:
     """The same pictures to the same model version with the same parameters; what is answered differently, by field.
 
     The sixth decimal may depend on the batch in which a picture was scored.
@@ -158,12 +160,12 @@ def _kept(db: Database, prediction: str) -> _Kept:
         return _Kept(session, predictions.find(session, prediction))
 
 
-def _shape(session: Session, row: Prediction) -> Json:
+def _shape(session: Session, row: Prediction) -> objects.Prediction:
     kept = _Kept(session, row)
     return shapes.prediction(kept.model, kept.version, row, kept.items)
 
 
-def _differences(before: PredictionItem, after: Json) -> list[Json]:
+def _differences(before: PredictionItem, after: Json) -> list[objects.Difference]:
     return [
         {"index": before.position, "field": field, "before": was, "after": after[field]}
         for field, was in before.result.items()

@@ -7,9 +7,12 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from service import complaints, observed
+from service.api.objects import Problem
 from service.errors import (
     BadRequest,
     InternalError,
@@ -29,6 +32,14 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _framework)
     app.add_exception_handler(Exception, _unforeseen)
+    document = app.openapi
+
+    def with_schema() -> dict[str, Any]:
+        """The framework would file it under another media type."""
+        document()["components"]["schemas"].setdefault("Problem", TypeAdapter(Problem).json_schema())
+        return document()
+
+    app.openapi = with_schema  # type: ignore[method-assign]
 
 
 async def of(request: Request, error: Exception) -> JSONResponse:
@@ -88,17 +99,26 @@ def from_validation(errors: Sequence[Any], body: Any) -> ServiceError:
 
 async def _framework(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        return _respond(request, _not_allowed(request, error))
     detail = str(error.detail)
     known: dict[int, ServiceError] = {
         404: NotFound("not_found", f"there is nothing at {request.url.path}", hint="/docs lists the routes"),
-        405: MethodNotAllowed(
-            "method_not_allowed", f"{request.method} is not allowed here", headers=dict(error.headers or {})
-        ),
         413: PayloadTooLarge("body_too_large", "the body is larger than this route accepts"),
         415: UnsupportedMediaType("unsupported_media_type", detail, hint="send application/json"),
     }
     otherwise = BadRequest("bad_request", detail, hint="/docs tells what is expected")
     return _respond(request, known.get(error.status_code, otherwise))
+
+
+def _not_allowed(request: Request, error: HTTPException) -> MethodNotAllowed:
+    """Allow names all methods of the address, as RFC 9110 (15.5.6) wants; the framework names those of one route."""
+    paths = request.app.openapi()["paths"].items()
+    known = [methods for path, methods in paths if compile_path(path)[0].match(request.url.path)]
+    methods = {method.upper() for names in known for method in names}
+    allowed = ", ".join(sorted(methods)) or (error.headers or {}).get("Allow", "")
+    detail, headers = f"{request.method} is not allowed here", {"Allow": allowed}
+    return MethodNotAllowed("method_not_allowed", detail, hint=f"allowed: {allowed}", headers=headers)
 
 
 async def _unforeseen(request: Request, error: Exception) -> JSONResponse:

@@ -1,6 +1,6 @@
 """`/v1/models/{m}/aliases` and `…/compare`: which version answers, since when, and whether another is better."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from fastapi.responses import JSONResponse
@@ -10,10 +10,11 @@ from sqlalchemy.orm import Session
 
 from service import aliases, artifacts, comparison
 from service.aliases import Condition
-from service.api import shapes
+from service.api import objects, shapes
 from service.api.context import Answer, BodySha256, OnceDep, Reading, Writing, require
 from service.api.examples import ALIAS, ALIAS_MOVE, COMPARISON, answers, listed
-from service.api.paging import PageDep
+from service.api.objects.values import Described, Json
+from service.api.paging import Listing, PageDep, whole
 from service.db.tables import AliasMove, Model, ModelVersion
 from service.errors import Conflict, InvalidValue, NotFound
 from service.layers import Strict
@@ -21,6 +22,7 @@ from service.spec import Name
 
 router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(require("predict", "train"))])
 moves = Depends(require("train"))
+POINTS = answers(ALIAS, kind=objects.Alias)
 Alias = Annotated[Name, Path(description="such as production or staging")]
 
 
@@ -51,7 +53,7 @@ def compare(
     a: Annotated[str, Query(max_length=200, description="reference of the version in use")],
     b: Annotated[str, Query(max_length=200, description="reference of the candidate")],
     session: Reading,
-) -> dict[str, Any]:
+) -> Annotated[Json, Described(objects.Comparison)]:
     """Paired exact McNemar test of b against a on their test split, and the pictures that changed answer.
 
     409 when the two were not evaluated on the same pictures.
@@ -60,21 +62,24 @@ def compare(
 
 
 @router.get("/{model}/aliases", responses=listed(ALIAS))
-def list_aliases(model: str, session: Reading) -> dict[str, Any]:
+def list_aliases(model: str, session: Reading) -> Listing[objects.Alias]:
     row = artifacts.find_model(session, model)
-    data = [shapes.alias(row.name, move) for move in aliases.all_current(session, row)]
-    return {"object": "list", "data": data, "has_more": False, "next": None}
+    return whole([shapes.alias(row.name, move) for move in aliases.all_current(session, row)])
 
 
-@router.get("/{model}/aliases/{alias}", responses=answers(ALIAS))
-def show(model: str, alias: Alias, session: Reading) -> JSONResponse:
+@router.get("/{model}/aliases/{alias}", responses=POINTS)
+def show_alias(model: str, alias: Alias, session: Reading) -> JSONResponse:
     """Where the alias points. The ETag is what a move must send as If-Match."""
     row = artifacts.find_model(session, model)
     return _answer(row, aliases.find(session, row, alias)).response()
 
 
-@router.put("/{model}/aliases/{alias}", dependencies=[moves], responses=answers(ALIAS) | answers(ALIAS, 201))
-def put(
+@router.put(
+    "/{model}/aliases/{alias}",
+    dependencies=[moves],
+    responses=POINTS | answers(ALIAS, 201, objects.Alias),
+)
+def put_alias(
     model: str, alias: Alias, body: NewTarget, condition: ConditionDep, session: Writing, request: Request
 ) -> JSONResponse:
     """Point the alias at a version, from the next request on. Moving one needs `If-Match`; creating one does not."""
@@ -87,8 +92,8 @@ def put(
     return _answer(row, move, 200 if before else 201).response()
 
 
-@router.post("/{model}/aliases/{alias}:rollback", dependencies=[moves], responses=answers(ALIAS))
-def rollback(
+@router.post("/{model}/aliases/{alias}:rollback", dependencies=[moves], responses=POINTS)
+def roll_back(
     model: str,
     alias: Alias,
     condition: ConditionDep,
@@ -115,14 +120,13 @@ def history(
     session: Reading,
     page: PageDep,
     at: Annotated[AwareDatetime | None, Query(description="only the move in force at this time (RFC 3339)")] = None,
-) -> dict[str, Any]:
+) -> Listing[objects.AliasMove]:
     """Every move, the newest first. Nothing is ever removed; `?at=` answers what the alias named then."""
     row = artifacts.find_model(session, model)
     aliases.find(session, row, alias)
     if at is not None:
         move = aliases.at(session, row, alias, at.timestamp())
-        data = [shapes.alias_move(move)] if move else []
-        return {"object": "list", "data": data, "has_more": False, "next": None}
+        return whole([shapes.alias_move(move)] if move else [])
     mine = select(AliasMove).where(AliasMove.model_id == row.id, AliasMove.alias == alias)
     return page.read(session, mine, AliasMove.sequence, shapes.alias_move, newest_first=True)
 
@@ -152,6 +156,6 @@ def _pass(session: Session, model: Model, number: int, gate: Gate) -> None:
         )
 
 
-def _comparison(a: tuple[Model, ModelVersion], b: tuple[Model, ModelVersion]) -> dict[str, Any]:
+def _comparison(a: tuple[Model, ModelVersion], b: tuple[Model, ModelVersion]) -> Json:
     found = comparison.compare(a[1].answers, b[1].answers)
     return {"object": "comparison", "a": shapes.model_block(*a), "b": shapes.model_block(*b), **found}

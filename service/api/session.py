@@ -1,12 +1,13 @@
 """`/v1/session`: the page signs in with a key or a one-time code, and holds a cookie instead of the key."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field, model_validator
 
 from service import keys, sessions
+from service.api import objects
 from service.api.context import COOKIE, Caller, SettingsDep, Writing, refuse_other_sites, require
 from service.api.examples import SESSION, SIGN_IN_LINK, answers
 from service.errors import Conflict, Unauthorized
@@ -30,7 +31,9 @@ class SignIn(Strict):
         return self
 
 
-@router.post("", status_code=201, dependencies=[Depends(refuse_other_sites)], responses=answers(SESSION, 201))
+@router.post(
+    "", status_code=201, dependencies=[Depends(refuse_other_sites)], responses=answers(SESSION, 201, objects.Session)
+)
 def sign_in(body: SignIn, session: Writing, request: Request) -> JSONResponse:
     """Sets an HttpOnly, SameSite=Strict cookie that stands for the key. Requests with it must come from the page."""
     row = keys.find(session, body.key.strip()) if body.key else sessions.redeem(session, body.code or "")
@@ -55,7 +58,7 @@ def sign_in(body: SignIn, session: Writing, request: Request) -> JSONResponse:
 
 
 @router.get("", responses=answers(SESSION))
-def show(caller: Annotated[Caller, Depends(require())], settings: SettingsDep) -> dict[str, Any]:
+def show(caller: Annotated[Caller, Depends(require())], settings: SettingsDep) -> objects.Session:
     """What the caller may do; `auth: off` when nobody needs to sign in."""
     return _shape(caller, settings.auth)
 
@@ -70,7 +73,9 @@ def sign_out(request: Request, session: Writing) -> Response:
 
 
 @router.post("/links", status_code=201, responses=answers(SIGN_IN_LINK, 201))
-def make_link(caller: Annotated[Caller, Depends(require())], session: Writing, settings: SettingsDep) -> dict[str, Any]:
+def make_link(
+    caller: Annotated[Caller, Depends(require())], session: Writing, settings: SettingsDep
+) -> objects.SignInLink:
     """A link that signs a browser in with the caller's key: once, within 15 minutes. Put the page's address before it.
 
     The code is in the fragment, which no browser sends to a server, so it stays out of logs.
@@ -82,6 +87,6 @@ def make_link(caller: Annotated[Caller, Depends(require())], session: Writing, s
     return {"object": "sign_in_link", "code": code, "path": f"/#code={code}", "expires_at": expires}
 
 
-def _shape(caller: Caller, auth: str) -> dict[str, Any]:
+def _shape(caller: Caller, auth: str) -> objects.Session:
     expires = rfc3339(caller.expires_at)
     return {"object": "session", "auth": auth, "scopes": list(caller.scopes), "expires_at": expires}

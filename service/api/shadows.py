@@ -1,7 +1,5 @@
 """`/v1/models/{m}/aliases/{alias}/shadow`: a candidate sees a share of its pictures and never answers."""
 
-from typing import Any
-
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
@@ -9,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import aliases, artifacts, shadows
-from service.api import shapes
+from service.api import objects, shapes
 from service.api.context import Reading, Writing, require
 from service.api.examples import SHADOW, answers
 from service.api.registry import Alias, moves
@@ -28,8 +26,10 @@ class NewShadow(Strict):
     share: float = Field(gt=0, le=1, description="of the alias's requests that the candidate sees too")
 
 
-@router.put("", dependencies=[moves], responses=answers(SHADOW) | answers(SHADOW, 201))
-def put(model: str, alias: Alias, body: NewShadow, session: Writing, request: Request) -> JSONResponse:
+@router.put(
+    "", dependencies=[moves], responses=answers(SHADOW, 200, objects.Shadow) | answers(SHADOW, 201, objects.Shadow)
+)
+def put_shadow(model: str, alias: Alias, body: NewShadow, session: Writing, request: Request) -> JSONResponse:
     """Start one. With the same version it changes the share and counts on; with another the counts begin anew."""
     row = artifacts.find_model(session, model)
     shadow, new = shadows.put(session, row, alias, body.version, body.share, request.state.caller.key_id)
@@ -37,7 +37,7 @@ def put(model: str, alias: Alias, body: NewShadow, session: Writing, request: Re
 
 
 @router.get("", responses=answers(SHADOW))
-def show(model: str, alias: Alias, session: Reading) -> dict[str, Any]:
+def show_shadow(model: str, alias: Alias, session: Reading) -> objects.Shadow:
     """How often the candidate's first label differs from the answer, with a 95 % interval (Wilson); some seconds old.
 
     `active` is false once the alias has moved: the two versions are compared no more.
@@ -47,7 +47,7 @@ def show(model: str, alias: Alias, session: Reading) -> dict[str, Any]:
 
 
 @router.delete("", status_code=204, dependencies=[moves])
-def delete(model: str, alias: Alias, session: Writing) -> Response:
+def end_shadow(model: str, alias: Alias, session: Writing) -> Response:
     """End it and forget its counts."""
     row = artifacts.find_model(session, model)
     shadows.find(session, row, alias)
@@ -55,7 +55,7 @@ def delete(model: str, alias: Alias, session: Writing) -> Response:
     return Response(status_code=204)
 
 
-def _shape(session: Session, model: Model, row: Shadow) -> dict[str, Any]:
+def _shape(session: Session, model: Model, row: Shadow) -> objects.Shadow:
     both = select(ModelVersion.id, ModelVersion.number).where(ModelVersion.id.in_([row.candidate_id, row.against_id]))
     versions = {row.id: row.number for row in session.execute(both)}
     active = versions[row.against_id] == aliases.find(session, model, row.alias).version

@@ -3,10 +3,12 @@
 from typing import Any
 
 from service import aliases, shadows
+from service.api import objects
 from service.datasets import versions
 from service.db.tables import (
     AliasMove,
     ApiKey,
+    Checkpoint,
     Dataset,
     DatasetVersion,
     Event,
@@ -24,7 +26,7 @@ from service.jobs import TERMINAL
 from service.labels import separate
 
 
-def job(row: Job) -> dict[str, Any]:
+def job(row: Job) -> objects.Job:
     return {
         "object": "job",
         "id": row.id,
@@ -60,7 +62,7 @@ def job(row: Job) -> dict[str, Any]:
     }
 
 
-def listed_job(row: Job) -> dict[str, Any]:
+def listed_job(row: Job) -> objects.Job:
     """As in a list: without what is long in an evaluation."""
     shown = job(row)
     if row.type != "evaluate" or not row.result or not (whole := row.result["evaluation"]):
@@ -68,7 +70,7 @@ def listed_job(row: Job) -> dict[str, Any]:
     return shown | {"result": row.result | {"evaluation": {name: whole[name] for name in ("split", "n", "accuracy")}}}
 
 
-def dataset(row: Dataset, versions: int) -> dict[str, Any]:
+def dataset(row: Dataset, versions: int) -> objects.Dataset:
     return {
         "object": "dataset",
         "id": row.id,
@@ -78,7 +80,7 @@ def dataset(row: Dataset, versions: int) -> dict[str, Any]:
     }
 
 
-def upload(row: Upload) -> dict[str, Any]:
+def upload(row: Upload) -> objects.Upload:
     return {
         "object": "upload",
         "id": row.id,
@@ -89,7 +91,7 @@ def upload(row: Upload) -> dict[str, Any]:
     }
 
 
-def dataset_version(row: DatasetVersion) -> dict[str, Any]:
+def dataset_version(row: DatasetVersion) -> objects.DatasetVersion:
     return {
         "object": "dataset_version",
         "id": row.id,
@@ -107,16 +109,36 @@ def dataset_version(row: DatasetVersion) -> dict[str, Any]:
     }
 
 
-def item(row: Item, *, several_labels: bool) -> dict[str, Any]:
-    names = ("image", "path", "label", "split", "width", "height", "flags")
-    return {name: getattr(row, name) for name in names} | {"labels": separate(row.label, several=several_labels)}
+def item(row: Item, *, several_labels: bool) -> objects.Item:
+    return {
+        "image": row.image,
+        "path": row.path,
+        "label": row.label,
+        "split": row.split,
+        "width": row.width,
+        "height": row.height,
+        "flags": row.flags,
+        "labels": separate(row.label, several=several_labels),
+    }
 
 
-def event(row: Event) -> dict[str, Any]:
+def event(row: Event) -> objects.Event:
     return {"id": f"evt_{row.number}", "type": row.type, "time": rfc3339(row.time), "data": row.data}
 
 
-def model(row: Model, newest: int, moves: list[AliasMove]) -> dict[str, Any]:
+def checkpoint(row: Checkpoint) -> objects.Checkpoint:
+    return {
+        "id": row.id,
+        "attempt": row.attempt,
+        "epoch": row.epoch,
+        "step": row.step,
+        "is_last": row.is_last,
+        "is_best": row.is_best,
+        "created_at": rfc3339(row.created_at),
+    }
+
+
+def model(row: Model, newest: int, moves: list[AliasMove]) -> objects.Model:
     return {
         "object": "model",
         "id": row.id,
@@ -127,13 +149,13 @@ def model(row: Model, newest: int, moves: list[AliasMove]) -> dict[str, Any]:
     }
 
 
-def model_block(row: Model, version: ModelVersion) -> dict[str, Any]:
+def model_block(row: Model, version: ModelVersion) -> objects.ModelBlock:
     """How an answer names the model version that gave it."""
     return {"name": row.name, "version": version.number, "weights_sha256": version.weights_sha256}
 
 
-def model_version(name: str, row: ModelVersion) -> dict[str, Any]:
-    keys = ("dataset", "classes", "image_size", "metrics", "certificate", "lineage", "resize")
+def model_version(name: str, row: ModelVersion) -> objects.ModelVersion:
+    card = row.card
     return {
         "object": "model_version",
         "id": row.id,
@@ -143,12 +165,18 @@ def model_version(name: str, row: ModelVersion) -> dict[str, Any]:
         "job": row.job_id,
         "weights_sha256": row.weights_sha256,
         "parameters": row.parameters,
-        "task": row.card.get("task", "single_label"),
-        **{key: row.card[key] for key in keys},
+        "task": card.get("task", "single_label"),
+        "dataset": card["dataset"],
+        "classes": card["classes"],
+        "image_size": card["image_size"],
+        "metrics": card["metrics"],
+        "certificate": card["certificate"],
+        "lineage": card["lineage"],
+        "resize": card["resize"],
     }
 
 
-def alias(model_name: str, move: AliasMove) -> dict[str, Any]:
+def alias(model_name: str, move: AliasMove) -> objects.Alias:
     return {
         "object": "alias",
         "model": model_name,
@@ -159,7 +187,7 @@ def alias(model_name: str, move: AliasMove) -> dict[str, Any]:
     }
 
 
-def alias_move(row: AliasMove) -> dict[str, Any]:
+def alias_move(row: AliasMove) -> objects.AliasMove:
     return {
         "object": "alias_move",
         "sequence": row.sequence,
@@ -171,7 +199,9 @@ def alias_move(row: AliasMove) -> dict[str, Any]:
     }
 
 
-def prediction(model_row: Model, version: ModelVersion, row: Prediction, items: list[PredictionItem]) -> dict[str, Any]:
+def prediction(
+    model_row: Model, version: ModelVersion, row: Prediction, items: list[PredictionItem]
+) -> objects.Prediction:
     kept = [
         {**one.result, "image": one.image, "truth": one.truth, "labelled_at": rfc3339(one.labelled_at)} for one in items
     ]
@@ -187,7 +217,7 @@ def prediction(model_row: Model, version: ModelVersion, row: Prediction, items: 
     }
 
 
-def shadow(model_name: str, row: Shadow, versions: dict[str, int], active: bool, differ: list[Any]) -> dict[str, Any]:
+def shadow(model_name: str, row: Shadow, versions: dict[str, int], active: bool, differ: list[Any]) -> objects.Shadow:
     """`versions` are the numbers of candidate and alias's version, by id."""
     low, high = shadows.wilson(row.n - row.agreed, row.n)
     return {
@@ -210,7 +240,7 @@ def shadow(model_name: str, row: Shadow, versions: dict[str, int], active: bool,
     }
 
 
-def api_key(row: ApiKey) -> dict[str, Any]:
+def api_key(row: ApiKey) -> objects.ApiKey:
     return {
         "object": "api_key",
         "id": row.id,

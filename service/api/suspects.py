@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import artifacts, jobs
-from service.api import shapes
+from service.api import objects, shapes
 from service.api.context import Answer, Reading, require
 from service.api.examples import SUSPECTS, answers
 from service.api.paging import PageDep
@@ -31,7 +31,7 @@ def list_suspects(
         str | None, Query(max_length=200, description="the analysis that this model version helped")
     ] = None,
     reason: Reason | None = None,
-) -> dict[str, Any]:
+) -> objects.Suspects:
     """Pictures whose label is probably wrong, the likeliest first, with the reason and what the label might be.
 
     404 `not_analysed` until an `analyse` job has looked for them. `:edit` takes what one accepts of it.

@@ -18,29 +18,32 @@ from service.errors import InvalidValue
 
 router = APIRouter(tags=["torchserve"])
 asks = Depends(require("predict"))
+FILE = {"type": "string", "format": "binary"}
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-            "multipart/form-data": {
-                "schema": {"type": "object", "properties": {"data": {"type": "string", "format": "binary"}}}
-            },
+            "application/octet-stream": {"schema": FILE},
+            "multipart/form-data": {"schema": {"type": "object", "properties": {"data": FILE}, "required": ["data"]}},
         },
     }
 }
 TOP = Wanted(top_k=5, coverage=None, false_alarm=0.05, explain=None)
 
 
-@router.get("/ping", responses=answers({"status": "Healthy"}))
+@router.get("/ping", responses=answers({"status": "Healthy"}, kind=dict[str, str]))
 def ping(db: DatabaseDep, settings: SettingsDep) -> JSONResponse:
     healthy = readiness.is_ready(readiness.checks(db, settings))
     return JSONResponse({"status": "Healthy" if healthy else "Unhealthy"}, 200 if healthy else 503)
 
 
-@router.put(
-    "/predictions/{model}", dependencies=[asks], openapi_extra=BODY, responses=answers(TORCHSERVE)
-)  # what `curl -T picture.jpg` sends
+@router.put(  # what `curl -T picture.jpg` sends
+    "/predictions/{model}",
+    dependencies=[asks],
+    openapi_extra=BODY,
+    responses=answers(TORCHSERVE),
+    operation_id="torchserve_put",
+)
 @router.post("/predictions/{model}", dependencies=[asks], openapi_extra=BODY, responses=answers(TORCHSERVE))
 async def predict(model: str, request: Request, answering: AnsweringDep, settings: SettingsDep) -> dict[str, float]:
     """One picture, as the body or as the multipart field `data`. `model` may be a reference: flowers@production."""
@@ -52,7 +55,13 @@ async def predict(model: str, request: Request, answering: AnsweringDep, setting
     return {one["label"]: one["probability"] for one in row["predictions"]}
 
 
-@router.put("/predictions/{model}/{version}", dependencies=[asks], openapi_extra=BODY, responses=answers(TORCHSERVE))
+@router.put(
+    "/predictions/{model}/{version}",
+    dependencies=[asks],
+    openapi_extra=BODY,
+    responses=answers(TORCHSERVE),
+    operation_id="torchserve_put_version",
+)
 @router.post("/predictions/{model}/{version}", dependencies=[asks], openapi_extra=BODY, responses=answers(TORCHSERVE))
 async def predict_version(
     model: str, version: str, request: Request, answering: AnsweringDep, settings: SettingsDep

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from service import uploads
-from service.api import shapes
+from service.api import objects, shapes
 from service.api.bodies import media_type, stream
 from service.api.context import Answer, DatabaseDep, OnceDep, Reading, SettingsDep, require
 from service.api.examples import UPLOAD, answers
@@ -68,7 +68,7 @@ def options(settings: SettingsDep) -> Response:
     return Response(status_code=204, headers=headers)
 
 
-@router.post("", status_code=201, dependencies=guarded, responses=answers(UPLOAD, 201))
+@router.post("", status_code=201, dependencies=guarded, responses=answers(UPLOAD, 201, objects.Upload))
 def create(
     db: DatabaseDep,
     settings: SettingsDep,

@@ -34,6 +34,7 @@ JOB_STATUSES = (
     "failed",
     "cancelled",
 )
+VERSION_STATUSES = ("importing", "ready", "failed")
 
 
 class Base(DeclarativeBase):
@@ -103,7 +104,7 @@ class DatasetVersion(Base):
     __tablename__ = "dataset_versions"
     __table_args__ = (
         UniqueConstraint("dataset_id", "number"),
-        CheckConstraint("status IN ('importing', 'ready', 'failed')", name="status"),
+        CheckConstraint(f"status IN {VERSION_STATUSES!r}", name="status"),
     )
     id: Mapped[str] = mapped_column(String, primary_key=True)
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
