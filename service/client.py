@@ -279,6 +279,13 @@ class Fovea:
                 "hint": "start it with `fovea up`, or set FOVEA_URL",
             }
             raise FoveaError(0, problem) from error
+        except (httpx.InvalidURL, UnicodeEncodeError) as error:
+            problem = {
+                "code": "not_sendable",
+                "detail": f"{method} {path!r} cannot be sent: {error}",
+                "hint": "names are text without control characters",
+            }
+            raise FoveaError(0, problem) from error
         if answer.is_success:
             return answer
         is_problem = answer.headers.get("content-type", "").startswith("application/problem+json")

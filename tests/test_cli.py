@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.conftest import KEY, Fovea, colours_zip, png
 
@@ -53,6 +54,13 @@ def test_an_error_is_one_readable_line_and_exit_code_1(shared: Fovea) -> None:
     assert failed.returncode == 1
     assert failed.stderr.startswith("fovea: dataset_not_found: ")
     assert failed.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [("train", "a\udcff"), ("jobs", "show", "a\nb")])
+def test_a_name_that_no_request_can_hold_is_said_so(shared: Fovea, words: tuple[str, ...]) -> None:
+    failed = run(shared, *words)
+    assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
+    assert failed.stderr.startswith("fovea: not_sendable: ")
 
 
 def test_a_service_that_is_not_there_is_said_so() -> None:
