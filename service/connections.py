@@ -81,11 +81,13 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.lifespan.startup()
         self.servers = []
-        self.should_exit = self.lifespan.should_exit
-        if not self.should_exit:
-            self._source = self._open_source()
-            self._listen()
-            self.started = True
+        if self.lifespan.should_exit:
+            self.should_exit = True
+            return
+        self._source = self._open_source()
+        self._listen()
+        self.started = True
+        if not self.should_exit:  # else it was told to stop meanwhile
             _settle()
             await run_in_threadpool(self._ready)
 

@@ -113,12 +113,11 @@ def stop(session: Session, job_id: str) -> Job:
     job = _steered(session, job_id)
     if job.type not in ("train", "search"):
         raise Conflict("wrong_type", f"an {job.type} job cannot stop half-way", hint="cancel it instead")
-    if job.stop_requested and job.status != "cancelled":
-        return job
-    _refuse(job, "stop", (*TERMINAL, "cancelling"))
-    if job.attempt == 0:
-        raise Conflict("not_started", "the job has learned nothing yet", hint="cancel it instead")
-    job.stop_requested = True
+    if not job.stop_requested or job.status == "cancelled":
+        _refuse(job, "stop", (*TERMINAL, "cancelling"))
+        if job.attempt == 0:
+            raise Conflict("not_started", "the job has learned nothing yet", hint="cancel it instead")
+        job.stop_requested = True
     return _move(session, job, "queued") if job.status == "paused" else job
 
 

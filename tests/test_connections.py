@@ -2,14 +2,21 @@
 
 import asyncio
 import errno
+import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import psutil
+import pytest
 import uvicorn
 import uvloop
 
 from service.connections import Listener, Server
+from tests.conftest import Fovea
 
 MANY = 50
 
@@ -75,3 +82,24 @@ def test_without_file_descriptors_it_waits_and_goes_on() -> None:
         await server.shutdown()
 
     uvloop.run(main())
+
+
+@pytest.mark.parametrize(("processes", "number"), [(1, signal.SIGTERM), (1, signal.SIGINT), (2, signal.SIGKILL)])
+def test_who_is_told_to_stop_while_it_starts_ends(fovea: Fovea, processes: int, number: int) -> None:
+    """Of several processes the supervisor is killed, which tells the others."""
+    log = fovea.data.parent / "service.log"
+    with log.open("wb") as file:
+        words, environment = [sys.executable, "-m", "service"], {**fovea.environment, "FOVEA_PROCESSES": str(processes)}
+        service = subprocess.Popen(words, env=environment, stdout=file, stderr=file)
+    deadline = time.monotonic() + 60
+    while b"Waiting for application startup" not in log.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    answering = psutil.Process(service.pid).children()
+    service.send_signal(number)
+    _, alive = psutil.wait_procs([psutil.Process(service.pid), *answering], timeout=30)
+    for one in alive:
+        one.kill()
+    service.wait()
+    assert len(answering) == (processes if processes > 1 else 0)
+    assert alive == []
+    assert b"is ready" not in log.read_bytes()

@@ -181,6 +181,16 @@ def test_cancel_beats_a_finish_and_a_retry(database: Database) -> None:
         jobs.resume(session, hold.job_id)
 
 
+def test_a_job_that_was_told_to_stop_and_to_pause_ends_when_it_is_told_to_stop_again(database: Database) -> None:
+    job_id = submit(database)
+    hold = claim(database)
+    with database.write() as session:
+        assert jobs.stop(session, job_id).status == "running"
+        assert jobs.pause(session, job_id).status == "pausing"
+        assert jobs.release(session, hold, "pausing").status == "paused"
+        assert jobs.stop(session, job_id).status == "queued"
+
+
 def test_only_last_and_best_checkpoints_are_kept_with_their_bytes(database: Database) -> None:
     submit(database)
     hold = claim(database)
