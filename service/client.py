@@ -35,7 +35,10 @@ class Fovea:
     def __init__(self, url: str, api_key: str | None = None, timeout_seconds: float = 120.0) -> None:
         self.url = url.rstrip("/")
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_seconds)
+        try:
+            self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_seconds)
+        except (httpx.InvalidURL, UnicodeEncodeError) as error:
+            raise _not_sendable(f"a key to {url!r}", error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -280,16 +283,16 @@ class Fovea:
             }
             raise FoveaError(0, problem) from error
         except (httpx.InvalidURL, UnicodeEncodeError) as error:
-            problem = {
-                "code": "not_sendable",
-                "detail": f"{method} {path!r} cannot be sent: {error}",
-                "hint": "names are text without control characters",
-            }
-            raise FoveaError(0, problem) from error
+            raise _not_sendable(f"{method} {path!r}", error) from error
         if answer.is_success:
             return answer
         is_problem = answer.headers.get("content-type", "").startswith("application/problem+json")
         raise FoveaError(answer.status_code, answer.json() if is_problem else {"detail": answer.text[:500]})
+
+
+def _not_sendable(what: str, error: Exception) -> FoveaError:
+    hint = "names are text without control characters, keys are ASCII"
+    return FoveaError(0, {"code": "not_sendable", "detail": f"{what} cannot be sent: {error}", "hint": hint})
 
 
 def _once() -> dict[str, str]:

@@ -23,7 +23,9 @@ def _name(text: str) -> str:
 
 Name = Annotated[
     str,
-    Field(json_schema_extra={"minLength": 1, "maxLength": 64, "pattern": r"^[^\s/@:\\?#%](.*[^\s/@:\\?#%])?$"}),
+    Field(
+        json_schema_extra={"minLength": 1, "maxLength": 64, "pattern": r"^[^\s/@:\\?#%]([^/@:\\?#%]*[^\s/@:\\?#%])?$"}
+    ),
     AfterValidator(_name),
 ]
 """What a dataset or a model may be called; a pattern cannot say all of it."""

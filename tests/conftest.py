@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from service.db import Database
+from tests.documented import hold
 from tests.postgresql import GIVEN, database_for, server
 
 pytest_plugins = ["tests.browser"]
@@ -45,7 +46,8 @@ class Fovea:
             **environment,
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.http = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=90)
+        head = {"Authorization": f"Bearer {KEY}"}
+        self.http = httpx.Client(base_url=self.url, headers=head, timeout=90, event_hooks={"response": [hold]})
 
     @contextmanager
     def database(self) -> Iterator[Database]:

@@ -12,9 +12,9 @@ import pytest
 from tests.conftest import KEY, Fovea, colours_zip, png
 
 
-def run(fovea: Fovea | None, *words: str) -> subprocess.CompletedProcess[str]:
+def run(fovea: Fovea | None, *words: str, key: str = KEY) -> subprocess.CompletedProcess[str]:
     url = fovea.url if fovea else "http://127.0.0.1:9"
-    environment = {**os.environ, "FOVEA_URL": url, "FOVEA_API_KEY": KEY, "COLUMNS": "200"}
+    environment = {**os.environ, "FOVEA_URL": url, "FOVEA_API_KEY": key, "COLUMNS": "200"}
     return subprocess.run(
         [sys.executable, "-m", "service.cli", *words],
         env=environment,
@@ -56,9 +56,11 @@ def test_an_error_is_one_readable_line_and_exit_code_1(shared: Fovea) -> None:
     assert failed.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [("train", "a\udcff"), ("jobs", "show", "a\nb")])
-def test_a_name_that_no_request_can_hold_is_said_so(shared: Fovea, words: tuple[str, ...]) -> None:
-    failed = run(shared, *words)
+@pytest.mark.parametrize(
+    ("words", "key"), [(("train", "a\udcff"), KEY), (("jobs", "show", "a\nb"), KEY), (("jobs", "ls"), "ключ")]
+)
+def test_what_no_request_can_hold_is_said_so(shared: Fovea, words: tuple[str, ...], key: str) -> None:
+    failed = run(shared, *words, key=key)
     assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
     assert failed.stderr.startswith("fovea: not_sendable: ")
 

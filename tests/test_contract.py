@@ -27,14 +27,16 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fovea, Pat
     with fovea_in(folder) as fovea:
         fovea.start()
         fovea.dataset(colours_zip(8), "colours")
-        job = fovea.wait(fovea.train("colours", "colours", {"network": "classic", "image_size": 16, "epochs": 2})["id"])
-        assert job["status"] == "succeeded", job
+        spec = {"network": "classic", "image_size": 16, "epochs": 2}
+        job, second = (fovea.train("colours", "colours", spec, seed=seed) for seed in (0, 1))
         analysed = fovea.http.post("/v1/jobs", json={"type": "analyse", "dataset": "colours"}).json()
+        assert {fovea.wait(one["id"])["status"] for one in (job, second, analysed)} == {"succeeded"}
         exported = fovea.http.post("/v1/jobs", json={"type": "export", "model": "colours:1"}).json()
-        assert {fovea.wait(one["id"])["status"] for one in (analysed, exported)} == {"succeeded"}
+        assert fovea.wait(exported["id"])["status"] == "succeeded"
         fovea.end("workers")  # what is posted from now on waits
-        fovea.http.put("/v1/models/colours/aliases/production", json={"version": 1})
-        fovea.http.put("/v1/models/colours/aliases/production/shadow", json={"version": 1, "share": 0.5})
+        alias = "/v1/models/colours/aliases/production"
+        assert fovea.http.put(alias, json={"version": 1}).status_code == 201
+        assert fovea.http.put(f"{alias}/shadow", json={"version": 2, "share": 0.5}).status_code == 201
         asked = fovea.http.post("/v1/models/colours/classify?store=true", content=png(np.zeros((8, 8, 3), np.uint8)))
         names = {
             "dataset": "colours",

@@ -157,10 +157,19 @@ def test_unknown_things_are_404_and_wrong_methods_405(ready: Fovea) -> None:
         ("/v1/datasets", "GET, POST"),
         ("/v1/datasets/none", "DELETE, GET"),
         ("/v1/models/none/aliases/production/shadow", "DELETE, GET, PUT"),
+        ("/static/main.js", "GET, HEAD"),
     ):
         answer = ready.http.patch(path)
         check(answer, 405, "method_not_allowed")
         assert answer.headers["allow"] == methods
+
+
+def test_an_upload_names_its_methods_hidden_ones_too(ready: Fovea) -> None:
+    head = {"Tus-Resumable": "1.0.0"}
+    for method in ("PUT", "POST"):
+        answer = ready.http.request(method, "/v1/uploads/up_0", headers=head)
+        check(answer, 405, "method_not_allowed")
+        assert answer.headers["allow"] == "DELETE, HEAD, OPTIONS, PATCH, POST"
 
 
 def test_keys_and_scopes_are_checked(ready: Fovea) -> None:

@@ -12,18 +12,37 @@ from sqlalchemy import select
 
 from service import artifacts, jobs
 from service.db import Base, Database
-from service.db.tables import JOB_STATUSES, Checkpoint, Event, Job
+from service.db.tables import Checkpoint, Event, Job
 from service.errors import Conflict
 from service.jobs import HELD, TERMINAL, Hold, LeaseLost
 
 ME = {"machine": "here", "pid": 1, "started": 0.0}
 MOST_DEATHS = 3
 VERBS = {"cancel": jobs.cancel, "stop": jobs.stop, "pause": jobs.pause, "resume": jobs.resume}
-REFUSED = {
-    "cancel": ("succeeded", "failed"),
-    "stop": (*TERMINAL, "cancelling"),
-    "pause": (*TERMINAL, "cancelling"),
-    "resume": (*TERMINAL, "cancelling", "pausing"),
+CONFLICT, SAME = "conflict", "same"
+AFTER = {  # each verb by what the job was before: what it is then
+    "cancel": {
+        **dict.fromkeys(("running", "pausing"), "cancelling"),
+        **dict.fromkeys(("queued", "paused", "interrupted"), "cancelled"),
+        **dict.fromkeys(("cancelling", "cancelled"), SAME),
+        **dict.fromkeys(("succeeded", "failed"), CONFLICT),
+    },
+    "stop": {
+        **dict.fromkeys(("queued", "running", "pausing", "interrupted"), SAME),
+        "paused": "queued",
+        **dict.fromkeys((*TERMINAL, "cancelling"), CONFLICT),
+    },
+    "pause": {
+        "running": "pausing",
+        **dict.fromkeys(("queued", "interrupted"), "paused"),
+        **dict.fromkeys(("paused", "pausing"), SAME),
+        **dict.fromkeys((*TERMINAL, "cancelling"), CONFLICT),
+    },
+    "resume": {
+        "paused": "queued",
+        **dict.fromkeys(("queued", "running", "interrupted"), SAME),
+        **dict.fromkeys((*TERMINAL, "cancelling", "pausing"), CONFLICT),
+    },
 }
 WORKER = {
     "heartbeat": lambda session, hold: jobs.heartbeat(session, hold, 30),
@@ -50,6 +69,7 @@ class Machine(RuleBasedStateMachine):
         self.database = Database(f"sqlite:///{Path(self.folder.name) / 'fovea.db'}")
         Base.metadata.create_all(self.database.engine)
         self.ended: dict[str, dict[str, Any]] = {}
+        self.first = [self.submit("search"), self.submit("train")]
 
     def teardown(self) -> None:
         self.database.dispose()
@@ -68,7 +88,11 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(target=ids)
     def begin(self) -> Any:
-        return multiple(self.submit("search"), self.submit("train"))
+        return multiple(*self.first)
+
+    @initialize(target=holds)
+    def take(self) -> Any:
+        return multiple(self.claim_oldest(), self.claim_oldest())
 
     def submit(self, kind: str) -> str:
         with self.database.write() as session:
@@ -84,6 +108,9 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.waiting())
     @rule(target=holds)
     def claim(self) -> Hold:
+        return self.claim_oldest()
+
+    def claim_oldest(self) -> Hold:
         oldest = min(self.waiting(), key=lambda row: (row["created_at"], row["id"]))
         with self.database.write() as session:
             job = jobs.claim(session, ME, 30)
@@ -100,20 +127,21 @@ class Machine(RuleBasedStateMachine):
     @rule(job_id=ids, verb=st.sampled_from(sorted(VERBS)))
     def steer(self, job_id: str, verb: str) -> None:
         job = self.rows()[job_id]
-        again = verb == "stop" and job["stop_requested"] and job["status"] != "cancelled"
-        unfit = verb == "stop" and (job["type"] == "export" or not job["attempt"])
-        if unfit or (job["status"] in REFUSED[verb] and not again):
+        wanted = AFTER[verb][job["status"]]
+        if verb == "stop":
+            if job["type"] == "export" or (not job["attempt"] and not job["stop_requested"]):
+                wanted = CONFLICT
+            elif job["stop_requested"] and job["status"] in ("succeeded", "failed", "cancelling"):
+                wanted = SAME  # it was asked before: repeating is harmless
+        if wanted == CONFLICT:
             self.refused(Conflict, lambda session: VERBS[verb](session, job_id))
             return
         with self.database.write() as session:
             VERBS[verb](session, job_id)
-        after = self.rows()[job_id]["status"]
-        if verb == "resume" and job["status"] == "paused":
-            assert (after, self.rows()[job_id]["deaths"]) == ("queued", 0)
-        wanted = {"cancel": ("cancelled", "cancelling"), "pause": ("paused", "pausing")}
-        assert after in wanted.get(verb, tuple({*JOB_STATUSES} - {"paused"}))
-        if verb == "cancel":
-            self.refused(Conflict, lambda session: jobs.resume(session, job_id))
+        after = self.rows()[job_id]
+        assert after["status"] == (job["status"] if wanted == SAME else wanted)
+        assert verb != "resume" or wanted == SAME or after["deaths"] == 0
+        assert verb != "stop" or after["stop_requested"]
 
     @rule(hold=holds, act=st.sampled_from(sorted(WORKER)))
     def work(self, hold: Hold, act: str) -> None:
@@ -137,7 +165,7 @@ class Machine(RuleBasedStateMachine):
     def checkpoint(self, hold: Hold) -> None:
         job, claimed = self.rows()[hold.job_id], self.rows()[hold.claimed.job_id]
         if not all(self.holds_it(hold, row) for row in (job, claimed)):
-            return
+            return  # whoever writes one fences it first: `progressed`
         blob = artifacts.write_chunks(self.database, b"weights")
         with self.database.write() as session:
             artifacts.add_checkpoint(session, hold, blob, epoch=1, step=1, best=True)

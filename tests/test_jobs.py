@@ -126,6 +126,18 @@ def test_progress_forgives_earlier_deaths_and_letting_go_is_none(database: Datab
             assert jobs.release(session, hold, "shutdown").status == "interrupted"
 
 
+def test_resuming_forgets_deaths_too(database: Database) -> None:
+    job_id = submit(database)
+    for _ in range(2):
+        for _ in range(2):
+            hold = claim(database)
+            with database.write() as session:
+                assert jobs.died(session, hold, "killed", 3).status == "interrupted"
+        with database.write() as session:
+            jobs.pause(session, job_id)
+            jobs.resume(session, job_id)
+
+
 def test_who_does_not_get_the_writers_lock_in_time_is_told_to_try_again(
     monkeypatch: pytest.MonkeyPatch, database: Database
 ) -> None:

@@ -22,7 +22,11 @@ from service.spec import ExportRequest, Name
 router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(require("predict", "train"))])
 
 
-@router.get("/{ref}/bundle", response_class=Response, responses={200: {"content": {"application/zip": {}}}})
+@router.get(
+    "/{ref}/bundle",
+    response_class=Response,
+    responses={200: {"content": {"application/zip": {}}}, 304: {"description": "as If-None-Match has it"}},
+)
 def bundle(ref: str, request: Request, session: Reading) -> Response:
     """The model version as one zip: ONNX, card, golden pictures, and a `verify.py` that needs nothing of Fovea.
 

@@ -560,6 +560,10 @@ NEW_KEY: objects.ShownKey = {**API_KEY, "key": "fov_…"}
 SESSION: objects.Session = {"object": "session", "auth": "on", "scopes": ["admin"], "expires_at": TIME}
 SIGN_IN_LINK: objects.SignInLink = {"object": "sign_in_link", "code": "Jq3…", "path": "/#code=Jq3…", "expires_at": TIME}
 READY: objects.Ready = {"ready": True, "checks": {"database": "ok", "disk": "ok"}}
+NOT_READY: objects.Ready = {
+    "ready": False,
+    "checks": {"database": "ok", "disk": "12345 bytes free, 1073741824 are kept"},
+}
 INFO: objects.Info = {
     "version": "0.1.0",
     "database": "sqlite",
@@ -599,9 +603,15 @@ DRY_RUN: objects.DryRun = {
 }
 
 
-def answers(example: Any, status: int = 200, kind: Any = None) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that answers with such JSON: of this kind, where its signature does not say so."""
-    return {status: {"model": kind, "content": {"application/json": {"example": example}}}}
+def answers(
+    example: Any, status: int = 200, kind: Any = None, also: str | None = None
+) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that answers with such JSON: of this kind, where its signature does not say so.
+
+    `also` is another media type that it may answer with.
+    """
+    other: dict[str, Any] = {also: {"schema": {"type": "string"}}} if also else {}
+    return {status: {"model": kind, "content": {"application/json": {"example": example}, **other}}}
 
 
 def chosen(status: int, kind: Any, **examples: Any) -> dict[int | str, dict[str, Any]]:
@@ -610,9 +620,9 @@ def chosen(status: int, kind: Any, **examples: Any) -> dict[int | str, dict[str,
     return {status: {"model": kind, "content": {"application/json": {"examples": named}}}}
 
 
-def listed(example: Any, kind: Any = None) -> dict[int | str, dict[str, Any]]:
+def listed(example: Any, kind: Any = None, also: str | None = None) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that answers with a page of them."""
-    return answers({"object": "list", "data": [example], "has_more": False, "next": None}, kind=kind)
+    return answers({"object": "list", "data": [example], "has_more": False, "next": None}, kind=kind, also=also)
 
 
 OVERLOADED = PROBLEM | {

@@ -12,7 +12,7 @@ import service
 from service import observed, readiness
 from service.api import objects
 from service.api.context import DatabaseDep, Reading, SettingsDep, require
-from service.api.examples import INFO, READY, answers
+from service.api.examples import INFO, NOT_READY, READY, answers
 from service.db import Database
 from service.db.tables import Job, ModelVersion
 from service.settings import Settings
@@ -25,7 +25,7 @@ async def livez() -> str:
     return "ok"
 
 
-@router.get("/readyz", responses=answers(READY, kind=objects.Ready))
+@router.get("/readyz", responses=answers(READY, 200, objects.Ready) | answers(NOT_READY, 503, objects.Ready))
 def readyz(db: DatabaseDep, settings: SettingsDep) -> JSONResponse:
     """200 when requests can be served, else 503 naming what is not ready."""
     checks = readiness.checks(db, settings)

@@ -40,7 +40,8 @@ BODY: dict[str, Any] = {
     }
 }
 PLATFORMS = {"torch": "pytorch_export", "onnxruntime": "onnxruntime_onnx", "openvino": "openvino_onnx"}
-INFERRED = answers(INFERENCE, kind=objects.Inference)
+INFERRED = answers(INFERENCE, kind=objects.Inference, also="application/octet-stream")
+Health = dict[str, bool]
 JsonBytes = Annotated[
     str | None, Header(alias="Inference-Header-Content-Length", description="length of the JSON before binary data")
 ]
@@ -56,7 +57,11 @@ async def live() -> dict[str, bool]:
     return {"live": True}
 
 
-@router.get("/health/ready", responses=answers({"ready": True, "live": True}, kind=dict[str, bool]))
+@router.get(
+    "/health/ready",
+    responses=answers({"ready": True, "live": True}, 200, Health)
+    | answers({"ready": False, "live": True}, 503, Health),
+)
 def ready(db: DatabaseDep, settings: SettingsDep) -> JSONResponse:
     """200 or 503, as /readyz. The protocol's text calls the member `live`, its servers `ready`; both are here."""
     is_ready = readiness.is_ready(readiness.checks(db, settings))

@@ -25,7 +25,7 @@ from service.ids import rfc3339
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], dependencies=[Depends(require("train", "data"))])
 
 
-@router.get("/events", responses=listed(EVENT, Listing[objects.Event]))
+@router.get("/events", responses=listed(EVENT, Listing[objects.Event], also="text/event-stream"))
 def events(
     job_id: str,
     session: Reading,

@@ -7,9 +7,9 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
-from starlette.routing import compile_path
 
 from service import complaints, observed
 from service.api.objects import Problem
@@ -32,11 +32,11 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _framework)
     app.add_exception_handler(Exception, _unforeseen)
-    document = app.openapi
+    document, schema = app.openapi, TypeAdapter(Problem).json_schema()
 
     def with_schema() -> dict[str, Any]:
         """The framework would file it under another media type."""
-        document()["components"]["schemas"].setdefault("Problem", TypeAdapter(Problem).json_schema())
+        document()["components"]["schemas"]["Problem"] = schema
         return document()
 
     app.openapi = with_schema  # type: ignore[method-assign]
@@ -100,7 +100,7 @@ def from_validation(errors: Sequence[Any], body: Any) -> ServiceError:
 async def _framework(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        return _respond(request, _not_allowed(request, error))
+        return _respond(request, _not_allowed(request))
     detail = str(error.detail)
     known: dict[int, ServiceError] = {
         404: NotFound("not_found", f"there is nothing at {request.url.path}", hint="/docs lists the routes"),
@@ -111,12 +111,10 @@ async def _framework(request: Request, error: Exception) -> JSONResponse:
     return _respond(request, known.get(error.status_code, otherwise))
 
 
-def _not_allowed(request: Request, error: HTTPException) -> MethodNotAllowed:
+def _not_allowed(request: Request) -> MethodNotAllowed:
     """Allow names all methods of the address, as RFC 9110 (15.5.6) wants; the framework names those of one route."""
-    paths = request.app.openapi()["paths"].items()
-    known = [methods for path, methods in paths if compile_path(path)[0].match(request.url.path)]
-    methods = {method.upper() for names in known for method in names}
-    allowed = ", ".join(sorted(methods)) or (error.headers or {}).get("Allow", "")
+    routes = [one for one in iter_route_contexts(request.app.routes) if one.path_regex.match(request.url.path)]
+    allowed = ", ".join(sorted({method for route in routes for method in route.methods or ()}))
     detail, headers = f"{request.method} is not allowed here", {"Allow": allowed}
     return MethodNotAllowed("method_not_allowed", detail, hint=f"allowed: {allowed}", headers=headers)
 

@@ -22,7 +22,7 @@ from service.spec import Name
 
 router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(require("predict", "train"))])
 moves = Depends(require("train"))
-POINTS = answers(ALIAS, kind=objects.Alias)
+ALIAS_ANSWER = answers(ALIAS, kind=objects.Alias)
 Alias = Annotated[Name, Path(description="such as production or staging")]
 
 
@@ -67,7 +67,7 @@ def list_aliases(model: str, session: Reading) -> Listing[objects.Alias]:
     return whole([shapes.alias(row.name, move) for move in aliases.all_current(session, row)])
 
 
-@router.get("/{model}/aliases/{alias}", responses=POINTS)
+@router.get("/{model}/aliases/{alias}", responses=ALIAS_ANSWER)
 def show_alias(model: str, alias: Alias, session: Reading) -> JSONResponse:
     """Where the alias points. The ETag is what a move must send as If-Match."""
     row = artifacts.find_model(session, model)
@@ -77,7 +77,7 @@ def show_alias(model: str, alias: Alias, session: Reading) -> JSONResponse:
 @router.put(
     "/{model}/aliases/{alias}",
     dependencies=[moves],
-    responses=POINTS | answers(ALIAS, 201, objects.Alias),
+    responses=ALIAS_ANSWER | answers(ALIAS, 201, objects.Alias),
 )
 def put_alias(
     model: str, alias: Alias, body: NewTarget, condition: ConditionDep, session: Writing, request: Request
@@ -92,7 +92,7 @@ def put_alias(
     return _answer(row, move, 200 if before else 201).response()
 
 
-@router.post("/{model}/aliases/{alias}:rollback", dependencies=[moves], responses=POINTS)
+@router.post("/{model}/aliases/{alias}:rollback", dependencies=[moves], responses=ALIAS_ANSWER)
 def roll_back(
     model: str,
     alias: Alias,

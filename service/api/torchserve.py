@@ -28,10 +28,13 @@ BODY: dict[str, Any] = {
         },
     }
 }
+Health = dict[str, str]
 TOP = Wanted(top_k=5, coverage=None, false_alarm=0.05, explain=None)
 
 
-@router.get("/ping", responses=answers({"status": "Healthy"}, kind=dict[str, str]))
+@router.get(
+    "/ping", responses=answers({"status": "Healthy"}, 200, Health) | answers({"status": "Unhealthy"}, 503, Health)
+)
 def ping(db: DatabaseDep, settings: SettingsDep) -> JSONResponse:
     healthy = readiness.is_ready(readiness.checks(db, settings))
     return JSONResponse({"status": "Healthy" if healthy else "Unhealthy"}, 200 if healthy else 503)

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 
 from service import uploads
 from service.api import objects, shapes
@@ -27,7 +28,6 @@ from service.errors import (
     BadRequest,
     ChecksumMismatch,
     Conflict,
-    MethodNotAllowed,
     PreconditionFailed,
     UnsupportedMediaType,
 )
@@ -164,7 +164,7 @@ async def overridden(upload: str, request: Request, db: DatabaseDep, settings: S
     if method == "PATCH":
         given = (request.headers.get(name, "") for name in ("upload-offset", "upload-checksum"))
         return await append(upload, request, db, settings, *given)
-    raise MethodNotAllowed("method_not_allowed", "POST is not allowed here", headers={"Allow": "HEAD, PATCH, DELETE"})
+    raise HTTPException(405)
 
 
 @dataclass

@@ -24,15 +24,23 @@ class ClassCount(TypedDict):
     count: int
 
 
+class Named(TypedDict):
+    """One of several pictures that are alike."""
+
+    path: str
+    label: str
+    split: Split
+
+
 class Report(TypedDict, total=False):
-    """What an import or an edit found."""
+    """What an import or an edit found; pictures that are alike in groups."""
 
     accepted: int
     rejected: list[Json]
     skipped: list[Json]
-    duplicates: list[Json]
-    near_duplicates: list[Json]
-    leaks: list[Json]
+    duplicates: list[list[Named]]
+    near_duplicates: list[list[Named]]
+    leaks: list[list[Named]]
     warnings: list[Json]
     edited: Json
 
@@ -104,7 +112,7 @@ class Suspect(TypedDict):
     suggested_labels: list[str] | None
     self_confidence: float | None
     suggested_probability: float | None
-    alike: list[Json]
+    alike: list[Sha256]
 
 
 class Analysis(TypedDict, total=False):

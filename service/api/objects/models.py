@@ -31,10 +31,12 @@ class Candidate(TypedDict, total=False):
 
     engine: str
     ms: dict[str, float]
-    top1_equal: int
-    max_probability_difference: float
-    batch_difference: float
-    p_worse: float
+    top1_equal: int | None
+    max_probability_difference: float | None
+    batch_difference: float | None
+    p_worse: float | None
+    accuracy: float | None
+    p_value: float | None
     passed: bool
     why: str | None
 
@@ -48,7 +50,9 @@ class Certificate(TypedDict, total=False):
     max_probability_difference: float
     passed: bool
     tolerance: float
-    agreement: float
+    agreement: float | None
+    max_drop: float
+    source: Json
     reason: str
     threads: int
     candidates: list[Candidate]
@@ -125,12 +129,12 @@ class Evaluation(TypedDict, total=False):
     n: int
     accuracy: Share
     per_class: list[ClassQuality]
-    confusion_matrix: Confusion
+    confusion_matrix: Confusion | None
     calibration: Reliability
     thresholds: list[Json]
     mistakes: list[Json]
-    prediction_sets: list[Coverage]
-    out_of_distribution: list[Alarm]
+    prediction_sets: list[Coverage] | None
+    out_of_distribution: list[Alarm] | None
 
 
 class Alias(TypedDict):

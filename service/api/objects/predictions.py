@@ -1,6 +1,6 @@
 """What a model says of pictures, here and by the Open Inference Protocol."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -112,7 +112,10 @@ class ModelReady(TypedDict):
 
 
 class Filled(Tensor):
-    data: list[Any]
+    """`data`, or `parameters` that say how many bytes behind the JSON are its."""
+
+    data: NotRequired[list[Any]]
+    parameters: NotRequired[Json]
 
 
 class ModelMetadata(TypedDict):

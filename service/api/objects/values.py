@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, GetJsonSchemaHandler, TypeAdapter
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic import Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 from typing_extensions import TypedDict
 
 Json = dict[str, Any]
@@ -20,8 +19,14 @@ class Described:
     def __init__(self, kind: Any) -> None:
         self.kind = kind
 
-    def __get_pydantic_json_schema__(self, _: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return handler(TypeAdapter(self.kind).core_schema)
+    def __get_pydantic_core_schema__(self, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        unseen = core_schema.plain_serializer_function_ser_schema(_as_it_is)
+        kind = handler.generate_schema(self.kind)
+        return core_schema.no_info_wrap_validator_function(_as_it_is, kind, serialization=unseen)
+
+
+def _as_it_is(value: Any, _: Any = None) -> Any:
+    return value
 
 
 def one_of(names: Sequence[str]) -> Any:
@@ -45,7 +50,7 @@ class Interval(TypedDict):
 
 
 class Share(TypedDict):
-    """With its interval of 95 % (Wilson)."""
+    """With its interval of 95 %."""
 
     value: float | None
     low: float
