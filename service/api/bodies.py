@@ -25,6 +25,7 @@ from service.errors import (
 from service.ids import new_id
 from service.settings import Settings
 
+BINARY = {"type": "string", "format": "binary"}  # a body of bytes, as JSON Schema has it
 ZIP_TYPES = ("application/zip", "application/x-zip-compressed", "application/octet-stream")
 
 
@@ -37,10 +38,9 @@ class Received:
 
 def zip_body(otherwise: type[BaseModel] | None = None) -> dict[str, Any]:
     """The documentation of what `archive` takes, or of that and JSON."""
-    file = {"type": "string", "format": "binary"}
     kinds = {
-        "application/zip": file,
-        "multipart/form-data": {"type": "object", "properties": {"file": file}, "required": ["file"]},
+        "application/zip": BINARY,
+        "multipart/form-data": {"type": "object", "properties": {"file": BINARY}, "required": ["file"]},
         **({"application/json": otherwise.model_json_schema()} if otherwise else {}),
     }
     return {"requestBody": {"required": True, "content": {name: {"schema": schema} for name, schema in kinds.items()}}}

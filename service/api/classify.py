@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from service import predictions
 from service.api import objects, pictures, problems, results, shapes
 from service.api.answering import Answered, Target
+from service.api.bodies import BINARY
 from service.api.context import Answer, Caller, IdempotencyKey, identify, once_of
 from service.api.examples import CLASSIFIED, answers
 from service.api.results import Wanted
@@ -32,11 +33,11 @@ BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "image/*": {"schema": BINARY},
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                    "properties": {"file": {"type": "array", "items": BINARY}},
                 }
             },
             "application/json": {

@@ -17,7 +17,7 @@ import service
 from service import artifacts, readiness
 from service.api import objects, pictures, results, tensors
 from service.api.answering import Answered, AnsweringDep
-from service.api.bodies import held
+from service.api.bodies import BINARY, held
 from service.api.context import DatabaseDep, Reading, SettingsDep, require
 from service.api.examples import INFERENCE, INFERENCE_REQUEST, MODEL_METADATA, SERVER_METADATA, answers
 from service.api.tensors import OutputTensor
@@ -35,7 +35,7 @@ BODY: dict[str, Any] = {
         "required": True,
         "content": {
             "application/json": {"schema": {"type": "object"}, "example": INFERENCE_REQUEST},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "application/octet-stream": {"schema": BINARY},
         },
     }
 }

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from service import readiness
 from service.api import pictures
 from service.api.answering import AnsweringDep
+from service.api.bodies import BINARY
 from service.api.context import DatabaseDep, SettingsDep, require
 from service.api.examples import TORCHSERVE, answers
 from service.api.results import Wanted
@@ -18,13 +19,12 @@ from service.errors import InvalidValue
 
 router = APIRouter(tags=["torchserve"])
 asks = Depends(require("predict"))
-FILE = {"type": "string", "format": "binary"}
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/octet-stream": {"schema": FILE},
-            "multipart/form-data": {"schema": {"type": "object", "properties": {"data": FILE}, "required": ["data"]}},
+            "application/octet-stream": {"schema": BINARY},
+            "multipart/form-data": {"schema": {"type": "object", "properties": {"data": BINARY}, "required": ["data"]}},
         },
     }
 }

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 
 from service import uploads
 from service.api import objects, shapes
-from service.api.bodies import media_type, stream
+from service.api.bodies import BINARY, media_type, stream
 from service.api.context import Answer, DatabaseDep, OnceDep, Reading, SettingsDep, require
 from service.api.examples import UPLOAD, answers
 from service.db import Database
@@ -109,7 +109,7 @@ def show(upload: str, session: Reading) -> Response:
 OFFSET_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {"application/offset+octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "content": {"application/offset+octet-stream": {"schema": BINARY}},
     }
 }
 
