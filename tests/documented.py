@@ -19,7 +19,7 @@ def hold(answer: httpx.Response) -> None:
     """Raises AssertionError for a JSON answer of a documented route that is none of those described."""
     kind = answer.headers.get("content-type", "").partition(";")[0]
     asked = answer.request
-    path = _path(asked.url.path, asked.method.lower()) if kind in JSON else None
+    path = path_of(asked.url.path, asked.method.lower()) if kind in JSON else None
     if path is None or asked.method == "HEAD":  # which has no body
         return
     answer.read()
@@ -38,7 +38,7 @@ def _document() -> dict[str, Any]:
 
 
 @cache
-def _path(asked: str, method: str) -> str | None:
+def path_of(asked: str, method: str) -> str | None:
     """As it is documented: the first that matches, which is how the router finds it."""
     paths = _document()["paths"].items()
     return next((path for path, known in paths if method in known and compile_path(path)[0].match(asked)), None)

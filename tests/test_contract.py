@@ -1,14 +1,17 @@
 """Every route against its documentation: schemathesis makes requests of /openapi.json and looks at the answers."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
 
 from tests.conftest import KEY, Fovea, colours_zip, fovea_in, png
+from tests.documented import path_of
 
 CHECKS = (
     "not_a_server_error",
@@ -62,6 +65,8 @@ def test_every_answer_is_one_that_the_documentation_describes(known: tuple[Fovea
     words += [f"{fovea.url}/openapi.json", "--header", f"Authorization: Bearer {KEY}", "--checks", ",".join(CHECKS)]
     words += ["--phases", "coverage,fuzzing", "--max-examples", "5", "--generation-deterministic"]
     words += ["--continue-on-failure", "--request-timeout", "60", "--exclude-method", "DELETE"]
+    har = settings.parent / "asked.har"
+    words += ["--report-har-path", str(har)]
     for path in NOT_MADE:
         words += ["--exclude-path", path]
     found = subprocess.run(words, cwd=settings.parent, capture_output=True, text=True, timeout=400)
@@ -69,3 +74,15 @@ def test_every_answer_is_one_that_the_documentation_describes(known: tuple[Fovea
     paths = fovea.http.get("/openapi.json").json()["paths"]
     asked = sum(len(methods.keys() - {"delete"}) for path, methods in paths.items() if path not in NOT_MADE)
     assert f"Tested: {asked}" in found.stdout
+    reads = {path for path, methods in paths.items() if "get" in methods}
+    assert reads - answered(har) == {"/v1/models/compare"}  # whose two references are in the query
+
+
+def answered(har: Path) -> set[str]:
+    """The documented paths of which a GET succeeded."""
+    found = set()
+    for one in json.loads(har.read_text())["log"]["entries"]:
+        asked, status = one["request"], one["response"]["status"]
+        if asked["method"] == "GET" and status < 300:
+            found.add(path_of(unquote(urlsplit(asked["url"]).path), "get"))
+    return found
