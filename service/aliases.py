@@ -142,8 +142,14 @@ def _append(
         previous=before.version if before else None,
         action=action,
         by=by,
-        time=max(now(), before.time if before else 0.0),  # history stays in order when the clock is set back
+        time=_later_than(before),
     )
     session.add(move)
     session.flush()
     return move
+
+
+def _later_than(before: AliasMove | None) -> float:
+    """The time of a move: whole milliseconds, as it is told, and no other move's, though the clock be set back."""
+    present = int(now() * 1000)
+    return (max(present, round(before.time * 1000) + 1) if before else present) / 1000

@@ -2,16 +2,18 @@
 the versions are rows with made-up answers."""
 
 from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
-from service import artifacts, comparison, jobs
-from service.api import examples
+from service import aliases, artifacts, comparison, jobs
+from service.api import examples, shapes
 from service.client import Fovea as Client
 from service.client import FoveaError
-from service.db import Database
+from service.db import Base, Database
 from tests.conftest import KEY, Fovea
 from tests.test_cli import run
 from tests.test_errors import check
@@ -127,9 +129,29 @@ def test_history_keeps_every_move_and_rollback_goes_back_step_by_step(service: F
     assert [row["action"] for row in history] == ["rollback", "rollback", "set", "set", "set"]
     assert set(history[0]) == set(examples.ALIAS_MOVE)
     with Client(service.url, KEY) as client:
-        then = [client.alias_history("flowers", "live", at=time.replace("Z", "999Z"))[0]["version"] for time in times]
+        then = [client.alias_history("flowers", "live", at=time)[0]["version"] for time in times]
         assert then == [1, 2, 3]
         assert client.alias_history("flowers", "live", at="2020-01-01T00:00:00Z") == []
+
+
+@pytest.mark.parametrize("clock", [1_000.0004996, 900.0])
+def test_each_move_has_a_time_of_its_own_that_finds_it_again_though_the_clock_be_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: float
+) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'fovea.db'}")
+    Base.metadata.create_all(database.engine)
+    for _ in range(3):
+        add_version(database, "flowers", GOOD, kept=True)
+    times = iter([1_000.0004996, *[clock] * 99])
+    monkeypatch.setattr(aliases, "now", lambda: next(times))
+    with database.write() as session:
+        model = artifacts.find_model(session, "flowers")
+        moves = [aliases.put(session, model, "live", version, by="me") for version in (1, 2, 3)]
+        told = [shapes.alias_move(move)["time"] for move in moves]
+        assert told == sorted(set(told))
+        for move, time in zip(moves, told, strict=True):
+            assert aliases.at(session, model, "live", datetime.fromisoformat(time).timestamp()) is move
+    database.dispose()
 
 
 def test_a_bare_name_is_the_newest_version_until_production_is_set(service: Fovea) -> None:
