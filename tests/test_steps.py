@@ -14,7 +14,7 @@ from torch import nn
 
 from service.layers import LayersNetwork
 from tests.test_training import CLASSES, finish, interrupted, make_run, make_spec
-from workers.training import compiling, convolution
+from workers.training import compiling, convolution, side_by_side
 from workers.training.convolution import Conv2d, lighten
 from workers.training.data import Split, one_ahead
 from workers.training.networks import ACTIVATIONS, MONOTONE, build
@@ -68,6 +68,42 @@ def test_a_network_of_few_places_learns_the_same_in_products(monkeypatch: pytest
     assert taken.total() == 7
     for one, other in zip(*gradients, strict=True):
         assert (one - other).norm() <= 0.05 * other.norm()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "side"), [(3, 1, 4), (3, 2, 8), (3, 2, 7), (5, 3, 7), (1, 2, 7), (7, 1, 3)]
+)
+def test_the_gradient_of_pictures_side_by_side_is_that_of_each(
+    kernel: int, stride: int, side: int, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(side_by_side, "has_amx", lambda: True)
+    torch.manual_seed(0)
+    plain = nn.Conv2d(8, 6, kernel, stride, kernel // 2, bias=bias).to(memory_format=torch.channels_last)
+    light = lighten(copy.deepcopy(plain))
+    images = torch.randn(12, 8, side, side).to(memory_format=torch.channels_last)
+    answers = []
+    for layer in (plain, light):
+        given = images.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            answer = layer(given)
+        assert ("_Convolution" in answer.grad_fn.name()) == (layer is light)
+        answer.float().square().sum().backward()
+        answers.append((answer, given.grad, *(parameter.grad for parameter in layer.parameters())))
+    for one, other in zip(*answers, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.01, atol=0.01 * float(one.detach().abs().max()))
+        assert one.stride() == other.stride()  # or the optimiser would copy it
+
+
+@pytest.mark.parametrize("why", ["no AMX", "fp32", "pictures that make no rows", "many places", "not centred"])
+def test_elsewhere_each_picture_is_a_convolution_of_its_own(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_by_side, "has_amx", lambda: why != "no AMX")
+    layer = Conv2d(8, 6, 3, padding=0 if why == "not centred" else 1).to(memory_format=torch.channels_last)
+    side = 9 if why == "many places" else 6
+    images = torch.randn(6 if why == "pictures that make no rows" else 8, 8, side, side)
+    with torch.autocast("cpu", torch.bfloat16, enabled=why != "fp32"):
+        answer = layer(images.to(memory_format=torch.channels_last))
+    assert "_Convolution" not in answer.grad_fn.name()
 
 
 def products_of(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:

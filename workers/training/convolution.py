@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from workers.training import side_by_side
+
 FEW = 2  # places along a side, each of which is worth a product of its own
 MOST = 8  # places along a side, which with one tap are one product together
 ENOUGH = 2**22  # pictures x channels x filters, from which on that is quicker where there is more than one place
@@ -31,6 +33,8 @@ class Conv2d(nn.Conv2d):
                 return self._one_tap(input)
             if len(spans) == 1 or (enough and len(spans) <= FEW):
                 return self._products(input, spans)
+            if side_by_side.pays(self, input):
+                return side_by_side.convolve(self, input)
         if len(spans) == 1 and self.padding[0]:
             return self._one_place(input, *spans[0])
         return super().forward(input)
