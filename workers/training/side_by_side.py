@@ -16,12 +16,14 @@ from torch.autograd.function import once_differentiable
 
 MOST = 16  # pictures beside each other
 FEWEST = 4
+ENOUGH = 2**19  # pictures x channels x filters: below it laying takes longer than it saves
 
 
 def pays(layer: nn.Conv2d, input: torch.Tensor) -> bool:
-    """Where that was measured; the caller knows that the answer has few places, and that all four sides are alike."""
-    centred = layer.padding[0] == (layer.kernel_size[0] - 1) / 2
-    return centred and _precision(input) is torch.bfloat16 and _beside(input) >= FEWEST and has_amx()
+    """Where that was measured. The caller knows that the answer has few places and that height and width are alike."""
+    kernel, padding = layer.kernel_size[0], layer.padding[0]
+    enough = len(input) * layer.in_channels * layer.out_channels >= ENOUGH and _beside(input) >= FEWEST
+    return enough and padding == (kernel - 1) / 2 > 0 and _precision(input) is torch.bfloat16 and has_amx()
 
 
 def convolve(layer: nn.Conv2d, input: torch.Tensor) -> torch.Tensor:
