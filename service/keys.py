@@ -1,6 +1,7 @@
 """API keys: 256 random bits with a readable prefix. Only the SHA-256 is stored; the key is shown once."""
 
 import hashlib
+import logging
 import os
 import secrets
 from pathlib import Path
@@ -13,6 +14,8 @@ from service.db.tables import ApiKey
 from service.errors import NotFound
 from service.ids import new_id, now
 from service.settings import Settings
+
+log = logging.getLogger("fovea")
 
 SCOPES = ("predict", "data", "train", "admin")
 
@@ -39,12 +42,19 @@ def revoke(session: Session, key_id: str) -> None:
 
 
 def ensure_admin(database: Database, settings: Settings) -> bool:
-    """Makes the admin key exist: FOVEA_ADMIN_KEY, else the one kept in `<data>/admin.key`. True if it was made now."""
+    """Makes the admin key exist: FOVEA_ADMIN_KEY, else the one kept in `<data>/admin.key`. True if it was made now.
+
+    One in the file that was revoked is replaced; FOVEA_ADMIN_KEY is the operator's, who is told.
+    """
     wanted = _admin_text(settings)
     with database.write() as session:
-        if wanted and find(session, wanted):
+        known = session.scalar(select(ApiKey).where(ApiKey.sha256 == digest(wanted))) if wanted else None
+        if known and known.revoked_at is None:
             return False
-        _, key = create(session, "admin", ["admin"], wanted)
+        if known and settings.admin_key:
+            log.warning("the key in FOVEA_ADMIN_KEY was revoked and opens nothing: set another, or unset it")
+            return False
+        _, key = create(session, "admin", ["admin"], None if known else wanted)
         if not settings.admin_key:
             _write_private(settings.admin_key_file, key)
     return True
