@@ -4,15 +4,19 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from service import disk
 from service.ids import new_id
 
 
 def write_aside(folder: Path, data: bytes) -> Path:
-    """The bytes, on the disk, under a name of no meaning; the caller puts or removes the file."""
+    """The bytes, on the disk, under a name of no meaning; the caller puts or removes the file.
+
+    Raises InsufficientStorage, leaving nothing behind.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / new_id("up")
     try:
-        with path.open("wb") as file:
+        with disk.written("another file"), path.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

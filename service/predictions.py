@@ -5,7 +5,6 @@ no row names it; so a row never misses its picture. It knows nothing of HTTP and
 """
 
 import hashlib
-import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
-from service import files
+from service import disk, files
 from service.db import Database
 from service.db.tables import ModelVersion, Prediction, PredictionItem
 from service.errors import InsufficientStorage, InternalError, InvalidValue, NotFound
@@ -50,7 +49,7 @@ def keep(
     pictures = {_sha256(one.data): one.data for one in shown if one.data is not None}
     prediction.pictures = sum(one.data is not None for one in shown)
     prediction.bytes = sum(len(data) for data in pictures.values())
-    _check_disk(settings)
+    disk.check(settings, "kept pictures")
     aside: dict[str, Path] = {}
     try:
         for sha256, data in pictures.items():
@@ -185,11 +184,6 @@ def _item(prediction_id: str, place: int, one: Shown) -> PredictionItem:
         decision=one.result["decision"],
         result=one.result,
     )
-
-
-def _check_disk(settings: Settings) -> None:
-    if shutil.disk_usage(settings.data).free < settings.disk_reserve_bytes:
-        raise InsufficientStorage("disk_full", "the disk is too full to keep this", hint="free some space")
 
 
 def _make_room(session: Session, settings: Settings, coming: Prediction) -> set[str]:

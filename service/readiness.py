@@ -1,9 +1,8 @@
 """Whether requests can be served, and what is in the way."""
 
-import shutil
-
 from sqlalchemy import text
 
+from service import disk
 from service.db import Database
 from service.settings import Settings
 
@@ -27,5 +26,4 @@ def _database(db: Database) -> str:
 
 
 def _disk(settings: Settings) -> str:
-    free = shutil.disk_usage(settings.data).free
-    return "ok" if free >= settings.disk_reserve_bytes else f"only {free} bytes free"
+    return f"only {disk.free(settings)} bytes free" if disk.is_low(settings) else "ok"

@@ -4,11 +4,9 @@ The row counts the bytes that are on the disk; the file may hold more, which nob
 cuts off. A lock of the operating system keeps a second writer out, and is gone with the process that held it.
 """
 
-import errno
 import fcntl
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -17,13 +15,15 @@ from pathlib import Path
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from service import disk
 from service.db import Database
 from service.db.tables import Upload
-from service.errors import Conflict, InsufficientStorage, Locked, NotFound, PayloadTooLarge, TooManyRequests
+from service.errors import Conflict, Locked, NotFound, PayloadTooLarge, TooManyRequests
 from service.files import sync_folder
 from service.ids import new_id, now
 from service.settings import Settings
 
+WHAT = "this upload"
 HASHED_AT_ONCE = 1024**2  # bytes
 
 
@@ -38,7 +38,7 @@ def create(session: Session, settings: Settings, size_bytes: int, about: str) ->
     if (session.scalar(select(func.count()).select_from(Upload)) or 0) >= settings.max_uploads:
         raise TooManyRequests("too_many_uploads", f"{settings.max_uploads} uploads are open", hint="finish or end one")
     settings.uploads.mkdir(parents=True, exist_ok=True)
-    room(settings, size_bytes)
+    disk.check(settings, WHAT, size_bytes)
     created = now()
     upload = Upload(
         id=new_id("up"),
@@ -85,15 +85,11 @@ def opened(settings: Settings, upload: Upload) -> Iterator[FileIO]:
 
 def write(file: FileIO, piece: bytes, settings: Settings) -> None:
     """Appends all of it. Raises InsufficientStorage."""
-    room(settings, len(piece))
+    disk.check(settings, WHAT, len(piece))
     rest = memoryview(piece)
-    try:
+    with disk.written(WHAT):
         while rest:
             rest = rest[file.write(rest) :]
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _disk_full() from error
-        raise
 
 
 def save(db: Database, settings: Settings, file: FileIO, upload_id: str, received: int) -> float:
@@ -144,13 +140,3 @@ def recover(db: Database, settings: Settings) -> None:
     for path in settings.uploads.glob("*"):
         if path.name not in known:
             path.unlink(missing_ok=True)
-
-
-def room(settings: Settings, size_bytes: int) -> None:
-    """Raises InsufficientStorage when the disk would be too full with so many bytes more."""
-    if shutil.disk_usage(settings.uploads).free < settings.disk_reserve_bytes + size_bytes:
-        raise _disk_full()
-
-
-def _disk_full() -> InsufficientStorage:
-    return InsufficientStorage("disk_full", "the disk is too full for this upload", hint="free some space")

@@ -18,9 +18,10 @@ from collections.abc import Callable
 from typing import TextIO
 
 PR_SET_PDEATHSIG = 1
+COULD_NOT_WRITE = os.EX_TEMPFAIL  # how a job's process ends that is not to blame: the job is taken up again
 
 
-def serve(warm_up: Callable[[], None], work: Callable[[str], None]) -> None:
+def serve(warm_up: Callable[[], None], work: Callable[[str], int]) -> None:
     """Forks for each line; the child does its work and ends. Returns at the end of the lines.
 
     SIGTERM is for the jobs, and may reach one before it can heed it: who calls this has blocked it, a job lets it in.
@@ -47,7 +48,7 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _fork(line: str, work: Callable[[str], None], reports: TextIO) -> int:
+def _fork(line: str, work: Callable[[str], int], reports: TextIO) -> int:
     """In a process group of its own, as both sides see to: neither knows who runs first."""
     source = os.getpid()
     if pid := os.fork():
@@ -62,8 +63,7 @@ def _fork(line: str, work: Callable[[str], None], reports: TextIO) -> int:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         if os.getppid() == source:
-            work(line)
-            status = 0
+            status = work(line)
     except BaseException:  # noqa: BLE001 - nothing may go back into the loop, not even SystemExit
         traceback.print_exc()
     finally:

@@ -3,8 +3,8 @@
 A light one waits without torch, a heavy one with it (where the job was there first, only what that needs is imported).
 A forking one has it too, and leaves each job to a child.
 
-Exit code 0 means that the job's row tells how it ended, be it by an exception that nobody foresaw; anything else is a
-death, which the supervisor writes down.
+Exit code 0 means that the job's row tells how it ended, be it by an exception that nobody foresaw, COULD_NOT_WRITE that
+the database took nothing. Anything else is a death, which the supervisor writes down.
 """
 
 import importlib
@@ -18,16 +18,17 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
+from sqlalchemy.exc import DBAPIError
+
 from service import jobs
-from service.datasets import importer
-from service.db import Database
+from service.db import CANNOT_WRITE, Database
 from service.db.tables import Job
-from service.errors import Overloaded, ServiceError
+from service.errors import InsufficientStorage, Overloaded, ServiceError
 from service.jobs import Hold, LeaseLost
 from service.settings import Settings
 from workers import forking
 from workers.context import Context, Interrupted
-from workers.forking import die_with_parent
+from workers.forking import COULD_NOT_WRITE, die_with_parent
 
 log = logging.getLogger("fovea.job")
 
@@ -54,19 +55,26 @@ def main(kind: str) -> None:
     if kind == "heavy" and not _is_waiting():
         _preload(settings)
     if line := sys.stdin.readline():
-        _work(line, settings, shutting_down)
-        os._exit(0)  # taking torch and the engines apart takes two seconds, for which the next job would wait
+        # taking torch and the engines apart takes two seconds, for which the next job would wait
+        os._exit(_work(line, settings, shutting_down))
 
 
-def _work(line: str, settings: Settings, shutting_down: threading.Event) -> None:
+def _work(line: str, settings: Settings, shutting_down: threading.Event) -> int:
+    """The exit code."""
     order = json.loads(line)
     hold = Hold(order["job_id"], order["attempt"])
     _log_to(settings, hold)
     database = Database(settings.database)
-    _run(Context(settings, database, hold, shutting_down))
+    try:
+        _run(Context(settings, database, hold, shutting_down))
+        code = 0
+    except (Overloaded, InsufficientStorage) as error:
+        log.warning("let go: %s", error)
+        code = COULD_NOT_WRITE
     database.dispose()
     logging.shutdown()
     sys.stdout.flush()
+    return code
 
 
 def _is_waiting() -> bool:
@@ -110,9 +118,9 @@ def _run(context: Context) -> None:
             jobs.release(session, context.hold, f"{reason} requested")
     except LeaseLost as error:
         log.warning("%s", error)
-    except Overloaded:
-        raise  # another process may be luckier: this counts as a death, not as the job's failure
     except ServiceError as error:
+        if error.code in CANNOT_WRITE:
+            raise
         log.warning("failed: %s", error)
         _fail(context, job, error)
     except Exception as error:  # a death that can say what it was: the job may be tried again
@@ -122,15 +130,20 @@ def _run(context: Context) -> None:
 
 def _fail(context: Context, job: Job, error: ServiceError) -> None:
     with context.database.write() as session:
-        if job.type == "import":
-            importer.mark_failed(session, job)
         jobs.fail(session, context.hold, error.as_dict())
 
 
 def _died(context: Context, error: Exception) -> None:
-    reason = f"{type(error).__name__}: {error}"[:LONGEST_REASON]
+    reason = f"{type(error).__name__}: {_told(error)}"[:LONGEST_REASON]
     with context.database.write() as session:
         jobs.died(session, context.hold, reason, context.settings.max_crashes)
+
+
+def _told(error: Exception) -> str:
+    """Without the statements and paths that belong in the log only."""
+    if isinstance(error, DBAPIError):
+        return str(error.orig)
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _log_to(settings: Settings, hold: Hold) -> None:

@@ -8,22 +8,27 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from service import artifacts, jobs
+from sqlalchemy.orm import Session
+
+from service import artifacts, disk, jobs
 from service.db import Database
 from service.db.migrate import is_current
 from service.db.tables import Job
-from service.errors import Overloaded
+from service.errors import InsufficientStorage, Overloaded
 from service.ids import now
 from service.jobs import Hold, LeaseLost
 from service.processes import identity, is_gone
 from service.settings import Settings
+from workers.forking import COULD_NOT_WRITE
 from workers.standby import Child, Standby
 
 log = logging.getLogger("fovea.worker")
 
+CANNOT_WRITE = (Overloaded, InsufficientStorage)  # the database, now: what was to be written is tried again
 GRACE_SECONDS = 60.0  # for a child that was asked to write its checkpoint and go
 
 
@@ -34,6 +39,7 @@ class Supervisor:
         self._me = identity()
         self._closing = threading.Event()
         self._standby = Standby()
+        self._room = True
 
     def shut_down(self) -> None:
         self._closing.set()
@@ -65,11 +71,20 @@ class Supervisor:
     def _claim(self) -> Job | None:
         try:
             self._rescue_orphans()
+            if not self._has_room():
+                return None
             with self._database.write() as session:
                 return jobs.claim(session, self._me, self._settings.lease_seconds)
-        except Overloaded as error:
+        except CANNOT_WRITE as error:
             log.warning("%s", error)
             return None
+
+    def _has_room(self) -> bool:
+        """A job that could keep nothing is better not begun."""
+        before, self._room = self._room, not disk.is_low(self._settings)
+        if before and not self._room:
+            log.warning("jobs wait: only %d bytes of the disk are free", disk.free(self._settings))
+        return self._room
 
     def _rescue_orphans(self) -> None:
         """Frees the jobs of workers that are certainly dead, or silent beyond their lease."""
@@ -86,7 +101,7 @@ class Supervisor:
         return (job.lease_expires_at or 0) < now() or is_gone(job.worker)
 
     def _tidy(self) -> None:
-        with suppress(Overloaded):
+        with suppress(*CANNOT_WRITE):
             artifacts.prune(self._database)
 
     def _watch(self, job_type: str, hold: Hold) -> None:
@@ -124,7 +139,7 @@ class Supervisor:
             with self._database.read() as session:
                 job = jobs.get(session, hold.job_id)
                 return job.attempt != hold.attempt
-        except Overloaded as error:
+        except CANNOT_WRITE as error:
             log.warning("no heartbeat: %s", error)
             return False
 
@@ -141,21 +156,33 @@ class Supervisor:
             "hint": "read the job's log; FOVEA_STUCK_SECONDS allows longer steps",
         }
         child.kill()
-        with suppress(LeaseLost), self._database.write() as session:
-            jobs.fail(session, hold, error)
+        with suppress(LeaseLost):
+            self._written(lambda session: jobs.fail(session, hold, error))
 
     def _settle(self, hold: Hold, returncode: int) -> None:
-        """Writes down a death; a child that ended well has written its own end."""
-        reason = (
-            f"the process was killed by {_signal_name(-returncode)}" if returncode < 0 else f"exit code {returncode}"
-        )
+        """Writes down a death; a child that ended well has written its own end, one that could not write lets go."""
+        reason = _reason(returncode)
         try:
-            with self._database.write() as session:
-                jobs.died(session, hold, reason, self._settings.max_crashes)
+            if returncode == COULD_NOT_WRITE:
+                self._written(lambda session: jobs.release(session, hold, reason))
+            else:
+                self._written(lambda session: jobs.died(session, hold, reason, self._settings.max_crashes))
         except LeaseLost:
             log.info("%s ended (%s)", hold.job_id, "ok" if returncode == 0 else reason)
         else:
             log.warning("%s: %s", hold.job_id, reason)
+
+    def _written(self, change: Callable[[Session], object]) -> None:
+        """As soon as the database can be written; at a shutdown the next start finds out by itself."""
+        while True:
+            try:
+                with self._database.write() as session:
+                    change(session)
+                return
+            except CANNOT_WRITE as error:
+                log.warning("%s", error)
+                if self._closing.wait(self._settings.poll_seconds):
+                    return
 
 
 class _Stillness:
@@ -169,6 +196,12 @@ class _Stillness:
         if value != self._last:
             self._last, self._since = value, time.monotonic()
         return time.monotonic() - self._since
+
+
+def _reason(returncode: int) -> str:
+    if returncode == COULD_NOT_WRITE:
+        return "the database could not be written"
+    return f"the process was killed by {_signal_name(-returncode)}" if returncode < 0 else f"exit code {returncode}"
 
 
 def _signal_name(number: int) -> str:

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import os
-import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,10 @@ from fastapi import Request
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
+from service import disk
 from service.api.multipart import PartStart, parts
 from service.errors import (
     BadRequest,
-    InsufficientStorage,
     Overloaded,
     PayloadTooLarge,
     RequestTimeout,
@@ -160,10 +159,9 @@ async def _field(content_type: str, body: AsyncIterator[bytes]) -> AsyncIterator
 
 async def _to_file(pieces: AsyncIterator[bytes], target: Path, settings: Settings) -> Received:
     digest, written = hashlib.sha256(), 0
-    with target.open("wb") as file:
+    with disk.written("this upload"), target.open("wb") as file:
         async for piece in pieces:
-            if shutil.disk_usage(target.parent).free < settings.disk_reserve_bytes:
-                raise InsufficientStorage("disk_full", "the disk is too full for this upload", hint="free some space")
+            disk.check(settings, "this upload")
             digest.update(piece)
             written += len(piece)
             await run_in_threadpool(file.write, piece)

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -12,14 +11,14 @@ from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service import artifacts
+from service import artifacts, disk
 from service.api import importing, objects
 from service.api.bodies import Received
 from service.api.context import Answer, BodySha256, DatabaseDep, OnceDep, SettingsDep, require
 from service.api.examples import GROWN, answers
 from service.datasets import growth, versions
 from service.db.tables import Dataset, Item
-from service.errors import Conflict, InsufficientStorage, InvalidValue
+from service.errors import Conflict, InvalidValue
 from service.ids import new_id
 from service.layers import Strict
 from service.settings import Settings
@@ -91,12 +90,12 @@ def from_predictions(
 def _archive(plan: _Plan, settings: Settings) -> Received:
     settings.uploads.mkdir(parents=True, exist_ok=True)
     old_bytes = plan.base.archive_bytes if plan.base else 0
-    if shutil.disk_usage(settings.data).free < settings.disk_reserve_bytes + old_bytes:
-        raise InsufficientStorage("disk_full", "the disk is too full for another version", hint="free some space")
+    disk.check(settings, "another version", old_bytes)
     path = settings.uploads / new_id("up")
     try:
-        growth.write(path, plan.base, plan.items, plan.added, settings)
-        return _synced(path)
+        with disk.written("another version"):
+            growth.write(path, plan.base, plan.items, plan.added, settings)
+            return _synced(path)
     except BaseException:
         path.unlink(missing_ok=True)
         raise

@@ -1,6 +1,5 @@
 """Is it alive, is it ready, how is it doing. `/livez` depends on nothing."""
 
-import shutil
 from pathlib import Path
 
 from fastapi import APIRouter, Depends
@@ -9,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, gen
 from sqlalchemy import func, select
 
 import service
-from service import observed, readiness
+from service import disk, observed, readiness
 from service.api import objects
 from service.api.context import DatabaseDep, Reading, SettingsDep, require
 from service.api.examples import INFO, NOT_READY, READY, answers
@@ -45,7 +44,7 @@ def metrics(session: Reading, settings: SettingsDep) -> PlainTextResponse:
     models = Gauge("fovea_model_versions", "Model versions", registry=registry)
     models.set(session.scalar(select(func.count()).select_from(ModelVersion)) or 0)
     free = Gauge("fovea_disk_free_bytes", "Free bytes of the disk that the data is on", registry=registry)
-    free.set(shutil.disk_usage(settings.data).free)
+    free.set(disk.free(settings))
     return PlainTextResponse(generate_latest(registry) + observed.text(), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -76,7 +75,7 @@ def _storage(db: Database, settings: Settings) -> dict[str, int]:
     """Bytes by what they are for."""
     folders = {name: getattr(settings, name) for name in ("archives", "cache", "uploads", "predictions")}
     found = {name: sum(map(_size, folder.rglob("*"))) for name, folder in folders.items()}
-    return {"free": shutil.disk_usage(settings.data).free, "tables": db.bytes(), **found}
+    return {"free": disk.free(settings), "tables": db.bytes(), **found}
 
 
 def _size(path: Path) -> int:

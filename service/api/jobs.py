@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from service import artifacts, estimates, jobs
+from service import artifacts, disk, estimates, jobs
 from service.api import bundles, evaluations, objects, quantised, searches, shapes, suspects
 from service.api.context import Answer, BodySha256, DatabaseDep, OnceDep, Reading, SettingsDep, Writing, require
 from service.api.examples import (
@@ -110,6 +110,8 @@ def submit(
 
     `?dry_run=true` validates and resolves "auto", and creates nothing.
     """
+    if not dry_run:
+        disk.check(settings, "another job")
     if isinstance(body, EvaluateRequest | ExportRequest | AnalyseRequest):
         if dry_run:
             raise InvalidValue("invalid_value", f"an {body.type} job has nothing to estimate", param="dry_run")

@@ -5,7 +5,6 @@ pictures. It knows no labels and no database, and decodes nothing itself.
 """
 
 import contextlib
-import errno
 import itertools
 import json
 import os
@@ -23,8 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from service import disk
 from service.datasets.zip_format import Entry
-from service.errors import InsufficientStorage, InternalError
+from service.errors import InternalError
 from service.settings import Settings
 
 CHUNK = 64  # jobs given to a child at once; their answers always fit into a pipe
@@ -119,15 +119,9 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> int:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         offset, length = file.tell(), int(np.prod(shape, dtype=np.int64))
         file.flush()
-        try:
-            if length:
+        if length:
+            with disk.written(f"packed pictures of {length} bytes"):
                 os.posix_fallocate(file.fileno(), 0, offset + length)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise InsufficientStorage(
-                "disk_full", f"Packing the pictures needs {length} bytes.", hint="Free disk space and import again."
-            ) from error
     return offset
 
 

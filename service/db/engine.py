@@ -10,7 +10,7 @@ statement: what is true for SQLite's one writer is true there.
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from sqlalchemy import Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.errors import InternalError, Overloaded
+from service.errors import InsufficientStorage, InternalError, Overloaded
 
 BUSY_TIMEOUT_SECONDS = 10.0
-BUSY = ("locked", "busy")  # in what SQLite says
-LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's code for a lock that was not had in time
+BUSY, FULL = ("locked", "busy"), ("is full",)  # in what SQLite says
+LOCK_NOT_AVAILABLE, DISK_FULL = "55P03", "53100"  # PostgreSQL's codes; the lock is one that was not had in time
+CANNOT_WRITE = ("database_busy", "database_full")  # codes of errors that say nothing against what was to be written
+ROOM = "free some space, and try again"
 WRITER = 0x466F766561  # the advisory lock of PostgreSQL that the one writer holds: "Fovea"
 POOLED, CONNECTIONS = 5, 50  # kept, and most of a process: one for each of the framework's 40 threads and for ours
 FIXED_SQLITE = (3, 51, 3)
@@ -50,7 +52,9 @@ class Database:
 
     @contextmanager
     def write(self, *, durable: bool = True) -> Iterator[Session]:
-        """Commits when the block ends, rolls back when it raises. Overloaded (503) when the writer lock is not had.
+        """Commits when the block ends, rolls back when it raises.
+
+        Raises Overloaded (503) when the writer lock is not had, InsufficientStorage (507) when the disk is full.
 
         What was written with `durable=False` survives this process, and a loss of power from the next durable commit
         on; it holds the writer lock for a fraction of the time.
@@ -59,8 +63,10 @@ class Database:
             with (self._write if durable else self._write_soon).begin() as session:
                 yield session
         except OperationalError as error:
-            if _is_busy(error.orig):
+            if _says(error.orig, LOCK_NOT_AVAILABLE, BUSY):
                 raise Overloaded("database_busy", "another writer holds the database", hint="try again") from error
+            if _says(error.orig, DISK_FULL, FULL):
+                raise InsufficientStorage("database_full", "the database's disk is full", hint=ROOM) from error
             raise
 
     def sync(self) -> None:
@@ -103,8 +109,8 @@ class Database:
                 self._watching = None
 
 
-def _is_busy(error: object) -> bool:
-    return getattr(error, "sqlstate", None) == LOCK_NOT_AVAILABLE or any(word in str(error) for word in BUSY)
+def _says(error: object, sqlstate: str, words: Sequence[str]) -> bool:
+    return getattr(error, "sqlstate", None) == sqlstate or any(word in str(error) for word in words)
 
 
 def check_sqlite(version: tuple[int, ...]) -> None:
@@ -126,7 +132,7 @@ def _sqlite(url: str) -> Engine:
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # BEGIN is ours
-        for pragma in ("journal_mode=WAL", "foreign_keys=ON", "secure_delete=FAST"):
+        for pragma in ("journal_mode=WAL", "foreign_keys=ON", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
