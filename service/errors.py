@@ -11,6 +11,7 @@ ServiceError
 ├── PreconditionFailed    412  If-Match names a state that is no more
 ├── PayloadTooLarge       413
 ├── UnsupportedMediaType  415
+├── Misdirected           421  asked by a name that is not ours
 ├── InvalidValue          422  understood, but a value is not acceptable
 ├── Locked                423  another request has it right now
 ├── PreconditionRequired  428  a change must say which state it knows
@@ -97,6 +98,10 @@ class PayloadTooLarge(ServiceError):
 
 class UnsupportedMediaType(ServiceError):
     status, title = 415, "Unsupported media type"
+
+
+class Misdirected(ServiceError):
+    status, title = 421, "Misdirected request"
 
 
 class InvalidValue(ServiceError):

@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from service.db.tables import Blob, Checkpoint, Event, Job
+from service.db.tables import Blob, Checkpoint, DatasetVersion, Event, Job
 from service.errors import Conflict, NotFound
 from service.ids import new_id, now
 
@@ -367,6 +367,9 @@ def _end(
     delete_checkpoints(session, job.id, keep)
     if job.type == "search":
         _end_trials(session, job)
+    if job.type == "import" and status != "succeeded":
+        mine = DatasetVersion.id == job.version_id
+        session.execute(update(DatasetVersion).where(mine).values(status="failed"))
     if job.type == "import_model" and status != "succeeded":  # of what was refused nothing stays
         session.execute(update(Blob).where(Blob.id == job.spec["blob_id"]).values(doomed=True))
     return _move(session, job, status, error["message"] if error else stop_reason)

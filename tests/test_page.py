@@ -57,6 +57,7 @@ def test_a_session_changes_things_only_when_the_page_itself_asks(stranger: httpx
     wanted = {"json": {"name": "csrf", "scopes": ["predict"]}}
     host = str(stranger.base_url).rstrip("/")
     for headers in ({}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Origin": "http://evil"},
+                    {"Origin": "http://["},
                     {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site", "Origin": host}):  # fmt: skip
         problem(stranger.post("/v1/keys", headers=headers, **wanted), 403, "cross_site")
     assert stranger.post("/v1/keys", headers={"Origin": host}, **wanted).status_code == 201
@@ -108,6 +109,11 @@ def test_without_sign_in_other_sites_still_change_nothing(fovea: Fovea) -> None:
         assert anybody.post("/v1/datasets", json={"name": "mine"}).status_code == 201
         evil = anybody.post("/v1/datasets", json={"name": "theirs"}, headers={"Origin": "http://evil"})
         problem(evil, 403, "cross_site")
+        rebound = {"Host": f"evil.example:{fovea.port}", "Origin": f"http://evil.example:{fovea.port}"}
+        problem(anybody.post("/v1/keys", json={"name": "x", "scopes": ["admin"]}, headers=rebound), 421, "foreign_host")
+        problem(anybody.get("/v1/datasets", headers={"Host": "[::"}), 421, "foreign_host")
+        for name in ("localhost", "[::1]:8000", "127.0.0.1"):
+            assert anybody.get("/v1/datasets", headers={"Host": name}).status_code == 200
     assert "#code=" not in (fovea.data.parent / "service.log").read_text()
 
 

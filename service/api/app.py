@@ -41,6 +41,7 @@ from service.api import session as session_routes
 from service.api import uploads as upload_routes
 from service.api.answering import Answering
 from service.api.bodies import Room
+from service.api.context import Once
 from service.api.examples import PROBLEMS
 from service.api.remembered import Remembered
 from service.db import Database
@@ -128,8 +129,9 @@ async def _sweep(database: Database, settings: Settings) -> None:
         await asyncio.sleep(SWEEP_SECONDS)
         try:
             await run_in_threadpool(uploads.sweep, database, settings)
+            await run_in_threadpool(Once.forget_old, database)
         except Exception:
-            log.exception("expired uploads could not be swept; tried again later")
+            log.exception("what has expired could not be swept; tried again later")
 
 
 SAFE = (

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from fastapi import Depends, Header, Request, Security
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
+from sqlalchemy import String, cast, delete
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -16,9 +17,9 @@ from service import keys, sessions
 from service.api.remembered import Remembered
 from service.db import Database
 from service.db.tables import IdempotentAnswer
-from service.errors import Forbidden, InvalidValue, Unauthorized
+from service.errors import Forbidden, InvalidValue, Misdirected, Unauthorized
 from service.ids import now
-from service.settings import Settings
+from service.settings import Settings, is_loopback
 
 
 async def settings(request: Request) -> Settings:
@@ -93,6 +94,7 @@ async def identify(request: Request, scopes: Sequence[str]) -> Caller:
 
 
 def _anybody(request: Request) -> Caller:
+    _refuse_other_names(request)
     refuse_other_sites(request)
     return ANYBODY
 
@@ -140,6 +142,20 @@ def _by_cookie(request: Request, db: Database) -> Caller | None:
     return caller
 
 
+def _refuse_other_names(request: Request) -> None:
+    """Where nobody proves who asks: a page of another site whose name was made to lead here (DNS rebinding)."""
+    try:
+        name = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    except ValueError:
+        name = ""
+    if not is_loopback(name):
+        raise Misdirected(
+            "foreign_host",
+            f"this service, which asks nobody for a key, is not {name[:200]!r}",
+            hint="call it by localhost or 127.0.0.1; a service with keys (FOVEA_AUTH=on) answers to any name",
+        )
+
+
 def refuse_other_sites(request: Request) -> None:
     """Where no key proves who asks: refuses what a browser says comes from another site. Programs say nothing."""
     tells = {"sec-fetch-site", "origin"} & set(request.headers)
@@ -152,8 +168,8 @@ def _same_origin(request: Request) -> bool:
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site == "same-origin"
-    origin = request.headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc == request.headers.get("host")
+    _, slashes, origin = request.headers.get("origin", "").partition("://")
+    return bool(slashes) and origin == request.headers.get("host")
 
 
 def _cross_site() -> Forbidden:
@@ -165,6 +181,9 @@ def _cross_site() -> Forbidden:
 
 
 # --- doing a thing once ----------------------------------------------------------------------------------------------
+
+
+REPEATED_SECONDS = 86_400  # for which a request may be repeated
 
 
 @dataclass(frozen=True)
@@ -212,6 +231,19 @@ class Once:
         """What this request was answered before. Raises InvalidValue when its key was used for another."""
         found = session.get(IdempotentAnswer, (self.owner, self.key)) if self.key is not None else None
         return _repeat(found, self._sha256(body_sha256)) if found else None
+
+    @staticmethod
+    def forget_old(db: Database) -> None:
+        """Answers to requests that nobody repeats any more."""
+        with db.write() as session:
+            old = IdempotentAnswer.created_at < now() - REPEATED_SECONDS
+            session.execute(delete(IdempotentAnswer).where(old))
+
+    @staticmethod
+    def forget(session: Session, object_id: str) -> None:
+        """Answers that tell of an object which is removed; their requests would be new ones."""
+        telling = cast(IdempotentAnswer.body, String).contains(object_id)
+        session.execute(delete(IdempotentAnswer).where(telling))
 
     def _sha256(self, body_sha256: str) -> str:
         return hashlib.sha256(f"{self.request}\n{body_sha256}".encode()).hexdigest()

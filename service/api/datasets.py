@@ -138,10 +138,7 @@ def _shape(session: Session, row: Dataset) -> objects.Dataset:
 @router.delete("/{dataset}", status_code=204, dependencies=[writes])
 def delete(dataset: str, db: DatabaseDep, settings: SettingsDep) -> Response:
     """Removes the dataset, its versions and pictures. 409 while a job uses it; models trained from it stay."""
-    with db.write() as session:
-        files = versions.delete_dataset(session, versions.find_dataset(session, dataset), settings)
-    for path in files:
-        path.unlink(missing_ok=True)
+    versions.delete_dataset(db, settings, dataset)
     return Response(status_code=204)
 
 

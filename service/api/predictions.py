@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from service import artifacts, predictions
 from service.api import objects, shapes
 from service.api.answering import AnsweringDep, Target
-from service.api.context import DatabaseDep, Reading, SettingsDep, Writing, require
+from service.api.context import DatabaseDep, Once, Reading, SettingsDep, Writing, require
 from service.api.examples import PREDICTION, REPLAY, answers, listed
 from service.api.paging import Listing, PageDep
 from service.api.pictures import attachment
@@ -142,7 +142,9 @@ async def replay(
 def delete(prediction: str, db: DatabaseDep, settings: SettingsDep) -> Response:
     """Removes the answer, and its pictures where no other names them."""
     with db.write() as session:
-        images = predictions.remove(session, [predictions.find(session, prediction).id])
+        found = predictions.find(session, prediction).id
+        images = predictions.remove(session, [found])
+        Once.forget(session, found)
     predictions.remove_unnamed(db, settings, images)
     return Response(status_code=204)
 

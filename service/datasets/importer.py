@@ -22,7 +22,7 @@ from service.datasets.layout import MIN_CLASSES, MIN_PICTURES, Candidate, Layout
 from service.datasets.packing import Result
 from service.datasets.split import Row, assign
 from service.datasets.zip_format import Entry
-from service.db.tables import DatasetVersion, Item, Job
+from service.db.tables import DatasetVersion, Item
 from service.errors import InternalError, InvalidValue
 from service.labels import joined
 from service.settings import Settings
@@ -110,11 +110,6 @@ def ensure_cache(
             cache.unlink(missing_ok=True)
             raise InternalError("archive_damaged", f"{result.name} decoded at import and does not any more")
     return cache
-
-
-def mark_failed(session: Session, job: Job) -> None:
-    if version := session.get(DatasetVersion, job.version_id):
-        version.status = "failed"
 
 
 def _usable(candidates: list[Candidate], results: list[Result]) -> tuple[list[Result], list[dict[str, Any]]]:

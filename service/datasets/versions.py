@@ -9,6 +9,7 @@ from service import jobs
 from service.auto import DatasetFacts
 from service.datasets import archive, suspects
 from service.datasets.zip_format import Entry
+from service.db import Database
 from service.db.tables import Dataset, DatasetVersion, Item, Job
 from service.errors import Conflict, InvalidValue, NotFound
 from service.ids import new_id, now
@@ -69,7 +70,7 @@ def find_version(session: Session, dataset: Dataset, number: int | None) -> Data
     """The version with this number, or the newest."""
     query = select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id)
     if number is not None:
-        query = query.where(DatasetVersion.number == min(number, 2**31))
+        query = query.where(DatasetVersion.number == max(min(number, 2**31), 0))
     version = session.scalar(query.order_by(DatasetVersion.number.desc()).limit(1))
     if version is None:
         raise NotFound(
@@ -142,8 +143,20 @@ def is_sign(name: str) -> bool:
     return len(name) == 1 or name.isdigit()
 
 
-def delete_dataset(session: Session, dataset: Dataset, settings: Settings) -> list[Path]:
-    """Removes the rows and returns the files that nothing refers to any more; the caller removes them after commit."""
+def delete_dataset(db: Database, settings: Settings, name_or_id: str) -> None:
+    """Removes the dataset and the files that no other names. Raises NotFound, and Conflict while a job uses it."""
+    with db.write() as session:
+        ids, hashes = _delete_rows(session, find_dataset(session, name_or_id))
+    for path in (path for version_id in ids for path in settings.cache.glob(f"{version_id}-*.npy")):
+        path.unlink(missing_ok=True)
+    with db.write() as session:  # who brings the same archive meanwhile waits for the writer lock
+        named = set(session.scalars(select(DatasetVersion.archive_sha256)))
+        for sha256 in hashes - named:
+            archive_path(settings, sha256).unlink(missing_ok=True)
+
+
+def _delete_rows(session: Session, dataset: Dataset) -> tuple[list[str], set[str]]:
+    """The ids of the versions that were removed, and the hashes of their archives."""
     mine = list(session.scalars(select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id)))
     ids = [version.id for version in mine]
     users = session.scalars(select(Job).where(Job.version_id.in_(ids)))
@@ -155,11 +168,7 @@ def delete_dataset(session: Session, dataset: Dataset, settings: Settings) -> li
     session.execute(delete(Item).where(Item.version_id.in_(ids)))
     session.execute(delete(DatasetVersion).where(DatasetVersion.id.in_(ids)))
     session.delete(dataset)
-    session.flush()
-    caches = [path for version_id in ids for path in settings.cache.glob(f"{version_id}-*.npy")]
-    kept = set(session.scalars(select(DatasetVersion.archive_sha256)))
-    hashes = {version.archive_sha256 for version in mine} - kept
-    return caches + [archive_path(settings, sha256) for sha256 in hashes]
+    return ids, {version.archive_sha256 for version in mine}
 
 
 def entries(session: Session, version: DatasetVersion) -> list[Entry]:
