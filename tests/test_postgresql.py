@@ -54,3 +54,16 @@ def test_a_revoked_key_and_a_moved_alias_count_at_once(served: Fovea) -> None:
         assert found["model"]["version"] == version
     assert served.http.delete(f"/v1/keys/{made['id']}").is_success
     check(served.http.post("/v1/models/m@production/classify", **ask), 401, "unauthorized")
+
+
+def test_a_nul_is_refused_by_name_wherever_it_stands(served: Fovea) -> None:
+    ask, nul = served.http, "\0"
+    for answer in (
+        ask.get("/v1/jobs", params={"model": nul}),
+        ask.get("/v1/datasets/%00"),
+        ask.post("/v1/models/%00/classify", content=png(PIXELS[0])),
+        ask.delete("/v1/keys/%00"),
+        ask.post("/v1/keys", json={"name": nul, "scopes": ["predict"]}),
+        ask.post("/v1/jobs", json={"type": "train", "model": "m", "dataset": nul}),
+    ):
+        check(answer, 422, "invalid_value")

@@ -19,7 +19,7 @@ from service.errors import Conflict
 from service.settings import Settings
 from service.spec import ExportRequest, Name
 
-router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(require("predict", "train"))])
+router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(require("train"))])
 
 
 @router.get(
@@ -42,7 +42,6 @@ def bundle(ref: str, request: Request, session: Reading) -> Response:
 @router.post(
     "/{model}/versions:import",
     status_code=202,
-    dependencies=[Depends(require("train"))],
     responses=answers(IMPORT_MODEL_JOB, 202, objects.Job),
     openapi_extra=bodies.zip_body(),
 )

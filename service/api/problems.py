@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import iter_route_contexts
 from pydantic import TypeAdapter
+from sqlalchemy.exc import DataError
 from starlette.exceptions import HTTPException
 
 from service import complaints, observed
@@ -31,6 +32,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ServiceError, _ours)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _framework)
+    app.add_exception_handler(DataError, _unkeepable)
     app.add_exception_handler(Exception, _unforeseen)
     document, schema = app.openapi, TypeAdapter(Problem).json_schema()
 
@@ -46,6 +48,8 @@ async def of(request: Request, error: Exception) -> JSONResponse:
     """What the handlers answer, for a route that the framework does not run."""
     if isinstance(error, ServiceError):
         return await _ours(request, error)
+    if isinstance(error, DataError):
+        return await _unkeepable(request, error)
     return await (_framework if isinstance(error, HTTPException) else _unforeseen)(request, error)
 
 
@@ -117,6 +121,12 @@ def _not_allowed(request: Request) -> MethodNotAllowed:
     allowed = ", ".join(sorted({method for route in routes for method in route.methods or ()}))
     detail, headers = f"{request.method} is not allowed here", {"Allow": allowed}
     return MethodNotAllowed("method_not_allowed", detail, hint=f"allowed: {allowed}", headers=headers)
+
+
+async def _unkeepable(request: Request, _error: Exception) -> JSONResponse:
+    """PostgreSQL keeps no NUL, and SQLite does: where one stands in a name or a query is found out by asking it."""
+    hint = "leave out NUL characters (\\u0000, %00)"
+    return _respond(request, InvalidValue("invalid_value", "a text holds what the database cannot keep", hint=hint))
 
 
 async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
