@@ -1,4 +1,4 @@
-"""Convolutions whose answers have few places: oneDNN's against matrix products (decision 0018), in turns.
+"""Convolutions whose answers have few places: oneDNN's against ours (decision 0018), in turns.
 
     python -m benchmarks.few_places             # as the processor is
     ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 python -m benchmarks.few_places     # AMX switched off
@@ -15,7 +15,7 @@ import psutil
 import torch
 from torch import nn
 
-from workers.training import convolution
+from workers.training import convolution, side_by_side
 from workers.training.convolution import Conv2d
 
 ROUNDS, PASSES = 5, 8
@@ -24,6 +24,9 @@ LAYERS = {  # kernel, stride, padding, side of the picture
     "3x3, 2 x 2 to one": (3, 2, 1, 2),
     "3x3, 2 x 2": (3, 1, 1, 2),
     "3x3, 4 x 4 to 2 x 2": (3, 2, 1, 4),
+    "3x3, 4 x 4": (3, 1, 1, 4),  # with AMX, pictures side by side
+    "3x3, 7 x 7": (3, 1, 1, 7),
+    "3x3, 8 x 8": (3, 1, 1, 8),
     "1x1, 4 x 4": (1, 1, 0, 4),
     "1x1, 8 x 8": (1, 1, 0, 8),
     "1x1, 16 x 16": (1, 1, 0, 16),
@@ -55,7 +58,7 @@ def compared(channels: int, batch: int, shape: tuple[int, int, int, int], dtype:
 
 def main() -> None:
     torch.set_num_threads(psutil.cpu_count(logical=False) or 1)
-    convolution.ENOUGH, convolution.MOST = 0, 16
+    convolution.ENOUGH, convolution.MOST, side_by_side.ENOUGH = 0, 16, 0
     has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported() and os.environ.get("ONEDNN_MAX_CPU_ISA") != "AVX2"
     dtype = torch.bfloat16 if has_bf16 else torch.float32
     print(dtype)

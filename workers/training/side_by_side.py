@@ -2,7 +2,7 @@
 
 That gradient is a sum over places. oneDNN takes it row by row, in tiles of 32 numbers of bf16, and a row of four places
 fills an eighth of them. Pictures beside each other, with room between them so that none sees the next, make long rows:
-the same sum in a third of the time where rows are that short (decision 0018).
+the same sum in a third of the time where rows are so short (decision 0018).
 """
 
 import functools
