@@ -6,6 +6,8 @@ back is checked against its SHA-256 before anybody sees it.
 """
 
 import hashlib
+import mmap
+from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import delete, func, insert, select, update
@@ -24,7 +26,7 @@ CHUNK_BYTES = 1024**2
 ABANDONED_SECONDS = 3600.0
 
 
-def write_chunks(database: Database, data: bytes) -> Blob:
+def write_chunks(database: Database, data: bytes | mmap.mmap) -> Blob:
     """Writes the chunks and returns the manifest, which the caller adds in the transaction that makes it count."""
     blob_id = new_id("blob")
     view = memoryview(data)
@@ -58,8 +60,25 @@ def read_blob(session: Session, blob_id: str) -> bytes:
     rows = session.scalars(select(Chunk.data).where(Chunk.blob_id == blob_id).order_by(Chunk.number))
     data = b"".join(rows)
     if hashlib.sha256(data).hexdigest() != blob.sha256:
-        raise InternalError("blob_corrupt", f"stored bytes {blob_id} do not match their SHA-256")
+        raise _corrupt(blob_id)
     return data
+
+
+def pieces(database: Database, blob: Blob) -> Iterator[bytes]:
+    """As `read_blob`, a chunk at a time: the last comes only when all are what was written."""
+    digest = hashlib.sha256()
+    for number in range(blob.chunks):
+        with database.read() as session:
+            mine = (Chunk.blob_id == blob.id) & (Chunk.number == number)
+            piece = session.scalar(select(Chunk.data).where(mine)) or b""
+        digest.update(piece)
+        if number == blob.chunks - 1 and digest.hexdigest() != blob.sha256:
+            raise _corrupt(blob.id)
+        yield piece
+
+
+def _corrupt(blob_id: str) -> InternalError:
+    return InternalError("blob_corrupt", f"stored bytes {blob_id} do not match their SHA-256")
 
 
 def sweep(session: Session) -> None:

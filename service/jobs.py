@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from service.db.tables import Blob, Checkpoint, DatasetVersion, Event, Job
-from service.errors import Conflict, NotFound
+from service.errors import Conflict, NotFound, TooManyRequests
 from service.ids import new_id, now
 
 TERMINAL = ("succeeded", "failed", "cancelled")
@@ -84,6 +84,14 @@ def submit(
     session.flush()
     _status_event(session, job.id, "queued")
     return job
+
+
+def check_queue(session: Session, most: int) -> None:
+    """Raises TooManyRequests when so many jobs wait already."""
+    waiting = session.scalar(select(func.count()).select_from(Job).where(Job.status.in_(CLAIMABLE))) or 0
+    if waiting >= most:
+        hint = "wait for some, or cancel them; FOVEA_MAX_QUEUED_JOBS allows more"
+        raise TooManyRequests("too_many_jobs", f"{waiting} jobs wait already", hint=hint, retry_after_seconds=60)
 
 
 def get(session: Session, job_id: str) -> Job:

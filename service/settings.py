@@ -60,6 +60,7 @@ class Settings(BaseSettings):
     max_predictions: int = Field(100_000, gt=0, description="most pictures kept by ?store=true; oldest unlabelled go")
     max_prediction_bytes: int = Field(20 * GiB, gt=0, description="most bytes of pictures kept by ?store=true")
 
+    max_queued_jobs: int = Field(1000, gt=0, description="jobs that wait beyond which no other is accepted (429)")
     lease_seconds: float = Field(30.0, gt=0, description="a worker silent for this long has lost its job")
     poll_seconds: float = Field(0.5, gt=0, description="how often a worker looks for work and requests")
     checkpoint_seconds: float = Field(30.0, gt=0, description="longest training time between two checkpoints")

@@ -256,6 +256,20 @@ def test_a_zip_arrives_as_multipart_too(ready: Fovea) -> None:
           "malformed_multipart")  # fmt: skip
 
 
+def test_more_jobs_than_may_wait_are_refused(fovea: Fovea) -> None:
+    fovea.environment["FOVEA_MAX_QUEUED_JOBS"] = "2"
+    fovea.start("service")
+    waiting = [fovea.upload(colours_zip(3, seed=seed), f"a{seed}")["job"]["id"] for seed in range(2)]
+    head = {"Content-Type": "application/zip"}
+    refused = fovea.http.post("/v1/datasets?name=a2", content=colours_zip(3, seed=2), headers=head)
+    check(refused, 429, "too_many_jobs")
+    assert refused.headers["retry-after"] == "60"
+    check(fovea.http.get("/v1/datasets/a2"), 404, "dataset_not_found")
+    assert not list((fovea.data / "uploads").iterdir())
+    assert fovea.http.post(f"/v1/jobs/{waiting[0]}:cancel").is_success
+    fovea.upload(colours_zip(3, seed=2), "a2")
+
+
 def test_a_full_disk_is_said_before_anything_is_written(fovea: Fovea) -> None:
     fovea.environment["FOVEA_DISK_RESERVE_BYTES"] = str(10**18)
     fovea.start("service", until="/livez")

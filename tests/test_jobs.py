@@ -1,5 +1,6 @@
 """The job state machine on a real database, and the database itself."""
 
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 
 from service import artifacts, jobs
 from service.db import Base, Database, engine
@@ -227,6 +228,22 @@ def test_bytes_that_changed_on_disk_are_never_used(database: Database) -> None:
         session.get_one(Chunk, (blob.id, 0)).data = b"weightz"
     with database.read() as session, pytest.raises(InternalError, match="blob_corrupt"):
         artifacts.read_blob(session, blob.id)
+
+
+def test_bytes_that_are_read_in_pieces_come_whole_or_not(database: Database) -> None:
+    data = os.urandom(2 * artifacts.CHUNK_BYTES + 5)
+    blob = artifacts.write_chunks(database, data)
+    with database.write() as session:
+        session.add(blob)
+    pieces = list(artifacts.pieces(database, blob))
+    assert [len(piece) for piece in pieces] == [artifacts.CHUNK_BYTES, artifacts.CHUNK_BYTES, 5]
+    assert b"".join(pieces) == data
+    with database.write() as session:
+        session.execute(update(Chunk).where(Chunk.number == 0).values(data=b"x" + data[1 : artifacts.CHUNK_BYTES]))
+    given = artifacts.pieces(database, blob)
+    assert sum(len(next(given)) for _ in range(2)) == 2 * artifacts.CHUNK_BYTES
+    with pytest.raises(InternalError, match="blob_corrupt"):
+        next(given)
 
 
 def test_a_process_is_gone_only_when_that_is_certain() -> None:

@@ -1,9 +1,11 @@
 """`GET /v1/models/{ref}/bundle`, the export jobs that make bundles, and `…/versions:import`, which takes them."""
 
+import mmap
+from itertools import chain
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -27,16 +29,22 @@ router = APIRouter(prefix="/v1/models", tags=["models"], dependencies=[Depends(r
     response_class=Response,
     responses={200: {"content": {"application/zip": {}}}, 304: {"description": "as If-None-Match has it"}},
 )
-def bundle(ref: str, request: Request, session: Reading) -> Response:
+def bundle(ref: str, request: Request, session: Reading, db: DatabaseDep) -> Response:
     """The model version as one zip: ONNX, card, golden pictures, and a `verify.py` that needs nothing of Fovea.
 
     404 until an `export` job has made it. The ETag is the zip's SHA-256.
     """
     blob = artifacts.bundle(session, ref)
-    headers = {"ETag": f'"{blob.sha256}"', "Content-Disposition": "attachment; filename=bundle.zip"}
+    headers = {
+        "ETag": f'"{blob.sha256}"',
+        "Content-Disposition": "attachment; filename=bundle.zip",
+        "Content-Length": str(blob.bytes),
+    }
     if headers["ETag"] in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
-    return Response(artifacts.read_blob(session, blob.id), media_type="application/zip", headers=headers)
+        return Response(status_code=304, headers={"ETag": headers["ETag"]})
+    pieces = artifacts.pieces(db, blob)
+    first = next(pieces)  # what is corrupt in it is told by a status
+    return StreamingResponse(chain([first], pieces), media_type="application/zip", headers=headers)
 
 
 @router.post(
@@ -70,7 +78,8 @@ def _take(received: Received, model: str, settings: Settings, db: Database, once
     with db.read() as session:
         if stored := once.stored(session, received.sha256):
             return stored.response()
-    blob = artifacts.write_chunks(db, received.path.read_bytes())
+    with received.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+        blob = artifacts.write_chunks(db, whole)
 
     def make() -> Answer:
         session.add(blob)

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from service import files, uploads
+from service import files, jobs, uploads
 from service.api import shapes
 from service.api.bodies import Received, archive
 from service.api.context import Answer, Once
@@ -75,6 +75,7 @@ def commit(
 
 def add_version(session: Session, dataset: Dataset, received: Received, settings: Settings, **more: Any) -> Answer:
     """The next version and its import job; the archive lies in its place before they are committed."""
+    jobs.check_queue(session, settings.max_queued_jobs)
     version, job = versions.add_version(session, dataset, received.sha256, received.bytes)
     files.put(received.path, versions.archive_path(settings, received.sha256))
     body = {"id": dataset.id, "name": dataset.name, "version": version.number, **more, "job": shapes.job(job)}

@@ -112,6 +112,7 @@ def submit(
     """
     if not dry_run:
         disk.check(settings, "another job")
+        jobs.check_queue(session, settings.max_queued_jobs)
     if isinstance(body, EvaluateRequest | ExportRequest | AnalyseRequest):
         if dry_run:
             raise InvalidValue("invalid_value", f"an {body.type} job has nothing to estimate", param="dry_run")
