@@ -12,8 +12,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def free(settings: Settings) -> int:
-    """Bytes, where the data folder is."""
-    return shutil.disk_usage(settings.data).free
+    """Bytes, where the data folder is or will be."""
+    there = next(folder for folder in (settings.data, *settings.data.parents) if folder.exists())
+    return shutil.disk_usage(there).free
 
 
 def is_low(settings: Settings, coming: int = 0) -> bool:

@@ -2,13 +2,13 @@
 
 import os
 import platform
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from service import disk
 from service.cli.console import AsJson, bar, connect, out, show
 from service.settings import Settings
 
@@ -87,7 +87,7 @@ def doctor(as_json: AsJson = False) -> None:
     import pysqlite3
 
     settings = Settings()
-    free = shutil.disk_usage(next(p for p in (settings.data, *settings.data.parents) if p.exists())).free
+    free = disk.free(settings)
     facts = {
         "python": platform.python_version(),
         "sqlite": pysqlite3.sqlite_version,
