@@ -87,7 +87,7 @@ def test_a_job_whose_disk_fills_up_goes_on_when_there_is_room_again(small_disk: 
     try:
         fovea.start()
         fovea.dataset(colours_zip(), "colours")
-        job = fovea.train("colours", "colours", {"network": "classic", "epochs": 300, "image_size": 16})
+        job = fovea.train("colours", "colours", {"network": "classic", "epochs": 10_000, "image_size": 16})
         fovea.wait_for(job["id"], lambda job: (job["progress"] or {}).get("epoch", 0) >= 2)
         _fill(filling)
         log = fovea.data.parent / "workers.log"
@@ -96,6 +96,8 @@ def test_a_job_whose_disk_fills_up_goes_on_when_there_is_room_again(small_disk: 
         check(fovea.http.post("/v1/datasets?name=a", content=colours_zip(), headers=ZIP), 507, "disk_full")
         assert all(process.poll() is None for process in fovea.processes.values())
         filling.unlink()
+        fovea.wait_for(job["id"], lambda now: now["status"] == "running" and now["attempt"] > 1)
+        assert fovea.http.post(f"/v1/jobs/{job['id']}:stop").status_code == 202
         assert fovea.wait(job["id"])["status"] == "succeeded"
         answer = fovea.http.post("/v1/models/colours/classify?store=true", content=PICTURE, headers=PNG)
         assert answer.status_code == 200, answer.text
