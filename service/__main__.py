@@ -10,7 +10,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from service import keys, prefork, sessions, together
-from service.connections import Listener, Server
+from service.connections import Listener, Server, allow_descriptors
 from service.db import Database
 from service.errors import ServiceError
 from service.preparation import prepare
@@ -40,6 +40,7 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
     try:
         settings = Settings()
+        allow_descriptors()
         code = _serve(settings) if settings.processes == 1 else _serve_together(settings)
     except (ValidationError, ServiceError) as error:
         sys.exit(f"fovea serve: {error}")
@@ -53,7 +54,7 @@ def _serve(settings: Settings) -> int:
     config = _config(settings, create_app(settings))
     bound = config.bind_socket()
     port = bound.getsockname()[1]
-    server = Server(config, lambda: Listener(bound), lambda: _welcome(settings, port))
+    server = Server(config, lambda: Listener(bound), lambda: _welcome(settings, port), settings.header_timeout_seconds)
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C has stopped it cleanly already
         server.run()
     return 0 if server.started else 3  # the reason is in the log
@@ -73,7 +74,8 @@ def _supervise(settings: Settings, listener: socket.socket) -> int:
 
     def run(place: int, share: prefork.Share) -> None:
         mine = settings.share()
-        server = Server(_config(mine, create_app(mine, place)), lambda: share, share.say_ready)
+        config = _config(mine, create_app(mine, place))
+        server = Server(config, lambda: share, share.say_ready, mine.header_timeout_seconds)
         with contextlib.suppress(KeyboardInterrupt):
             server.run()
         sys.exit(0 if server.started else 3)
@@ -88,6 +90,7 @@ def _config(settings: Settings, app: Any) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         http="httptools",
+        ws="none",
         loop="uvloop",
         log_level="info",
         access_log=False,

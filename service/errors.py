@@ -59,6 +59,20 @@ class ServiceError(Exception):
         """The part that a failed job stores."""
         return {"code": self.code, "message": self.detail, "hint": self.hint}
 
+    def as_problem(self, request_id: str) -> dict[str, Any]:
+        """What a client is told (RFC 9457)."""
+        return {
+            "type": f"/problems/{self.code}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+            "param": self.param,
+            "hint": self.hint,
+            "request_id": request_id,
+            **self.more,
+        }
+
 
 class BadRequest(ServiceError):
     status, title = 400, "Bad request"

@@ -51,6 +51,9 @@ class Settings(BaseSettings):
         None, gt=0, description="most memory a training may need; default 80 %"
     )
     disk_reserve_bytes: int = Field(512 * MiB, ge=0, description="free disk below which uploads are refused (507)")
+    header_timeout_seconds: float = Field(
+        30.0, gt=0, description="longest time from the first byte of a request, or a connection, to the last header"
+    )
     receive_timeout_seconds: float = Field(30.0, gt=0, description="longest silence of a client while it sends a body")
 
     decode_memory_bytes: int = Field(2 * GiB, gt=0, description="address space a picture decoder may add to its own")

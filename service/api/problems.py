@@ -55,17 +55,7 @@ async def of(request: Request, error: Exception) -> JSONResponse:
 
 def problem(error: ServiceError, request_id: str) -> JSONResponse:
     observed.problem(error.status, error.code)
-    body: dict[str, Any] = {
-        "type": f"/problems/{error.code}",
-        "title": error.title,
-        "status": error.status,
-        "detail": error.detail,
-        "code": error.code,
-        "param": error.param,
-        "hint": error.hint,
-        "request_id": request_id,
-        **error.more,
-    }
+    body = error.as_problem(request_id)
     return JSONResponse(body, error.status, {**error.headers}, media_type="application/problem+json")
 
 

@@ -1,0 +1,169 @@
+"""What a connection may cost before anybody has shown a key: how long it may be silent, how many there may be."""
+
+import asyncio
+import json
+import resource
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import psutil
+import pytest
+import uvicorn
+import uvloop
+
+from service.connections import Listener, Server
+from tests.conftest import KEY, Fovea, fovea_in
+
+AUTH = f"Host: x\r\nAuthorization: Bearer {KEY}\r\n".encode()
+SECONDS = 1.0  # that a client may be silent in these tests
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fovea]:
+    seconds = str(SECONDS)
+    given = {"FOVEA_HEADER_TIMEOUT_SECONDS": seconds, "FOVEA_RECEIVE_TIMEOUT_SECONDS": seconds}
+    with fovea_in(tmp_path_factory.mktemp("edge"), **given) as instance:
+        instance.start("service")
+        yield instance
+
+
+def connected(fovea: Fovea, sent: bytes = b"") -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", fovea.port), timeout=20)
+    client.sendall(sent)
+    return client
+
+
+def until_end(client: socket.socket) -> bytes:
+    """All that the server sends before it closes. Raises TimeoutError when it does not."""
+    with client:
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def alive(client: socket.socket) -> bool:
+    """Whether the answer to GET /livez comes."""
+    answer = b""
+    while not answer.endswith(b"ok") and (piece := client.recv(65536)):
+        answer += piece
+    return answer.startswith(b"HTTP/1.1 200 ")
+
+
+def refused(answer: bytes, status: int, code: str) -> dict[str, Any]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    lines = head.lower().split(b"\r\n")
+    assert lines[0].startswith(b"http/1.1 %d " % status), answer
+    assert b"content-type: application/problem+json" in lines
+    assert b"connection: close" in lines
+    problem: dict[str, Any] = json.loads(body)
+    assert (problem["status"], problem["code"]) == (status, code)
+    assert b"x-request-id: %b" % problem["request_id"].encode() in lines
+    return problem
+
+
+# --- how long it may be silent ---------------------------------------------------------------------------------------
+
+
+def test_a_connection_that_says_nothing_is_closed(quick: Fovea) -> None:
+    began = time.monotonic()
+    assert until_end(connected(quick)) == b""
+    assert SECONDS <= time.monotonic() - began < SECONDS + 5
+
+
+@pytest.mark.parametrize("sent", [b"G", b"\r\n", b"GET /livez HTTP/1.1\r\nHost: x\r\n", b"PUT /v1 HTTP/1.1\r\nX: "])
+def test_half_a_header_gets_408_and_is_closed(quick: Fovea, sent: bytes) -> None:
+    refused(until_end(connected(quick, sent)), 408, "headers_stalled")
+    assert 'code="headers_stalled",status="408"' in quick.http.get("/metrics").text
+
+
+def test_a_header_that_comes_byte_by_byte_is_closed_too(quick: Fovea) -> None:
+    client = connected(quick, b"GET /livez HTTP/1.1\r\nHost: x\r\nX: ")
+    client.settimeout(0.05)
+    deadline, answer = time.monotonic() + SECONDS + 5, b""
+    while not answer and time.monotonic() < deadline:
+        client.sendall(b"x")
+        try:
+            answer = client.recv(65536)
+        except TimeoutError:
+            continue
+    client.settimeout(20)
+    refused(answer + until_end(client), 408, "headers_stalled")
+
+
+def test_between_requests_a_connection_may_be_idle_but_not_within_the_next(quick: Fovea) -> None:
+    client = connected(quick, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert alive(client)
+    time.sleep(SECONDS + 2)
+    client.sendall(b"GET /livez HTTP/1.1\r\n")
+    time.sleep(SECONDS / 4)
+    client.sendall(b"Host: x\r\n\r\n")
+    assert alive(client)
+    client.sendall(b"GET /livez HTTP/1.1\r\n")
+    refused(until_end(client), 408, "headers_stalled")
+
+
+def test_the_rest_of_a_body_that_was_refused_is_not_waited_for(quick: Fovea) -> None:
+    head = b"POST /v1/models/none/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nx"
+    assert until_end(connected(quick, head)).startswith(b"HTTP/1.1 401 ")
+
+
+# --- how many there may be -------------------------------------------------------------------------------------------
+
+
+def test_a_service_takes_all_file_descriptors_that_it_may_have(quick: Fovea) -> None:
+    soft, hard = psutil.Process(quick.processes["service"].pid).rlimit(resource.RLIMIT_NOFILE)
+    assert soft == hard
+
+
+def test_more_connections_than_file_descriptors_take_no_answer_from_others(fovea: Fovea) -> None:
+    fovea.environment["FOVEA_HEADER_TIMEOUT_SECONDS"] = "3"
+    limited = ["sh", "-c", f"ulimit -n 200 && exec {sys.executable} -m service"]
+    with (fovea.data.parent / "service.log").open("ab") as log:
+        fovea.processes["service"] = subprocess.Popen(limited, env=fovea.environment, stdout=log, stderr=log)
+    fovea.wait_ready()
+    idle = [connected(fovea) for _ in range(300)]
+    try:
+        for _ in range(20):  # on the connection that it has
+            assert fovea.http.get("/v1/datasets").status_code == 200
+        assert until_end(idle.pop()) == b""
+        time.sleep(5)
+        assert b"closed at once" in (fovea.data.parent / "service.log").read_bytes()
+        newcomer = connected(fovea, b"GET /v1/datasets HTTP/1.1\r\nConnection: close\r\n" + AUTH + b"\r\n")
+        assert until_end(newcomer).startswith(b"HTTP/1.1 200 ")
+    finally:
+        for client in idle:
+            client.close()
+
+
+# --- in whose turn ---------------------------------------------------------------------------------------------------
+
+
+async def _slow(scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
+    await asyncio.sleep(2)
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize("behind", [b"NONSENSE\r\n\r\n", b"GET / HTT"])
+def test_a_request_before_one_that_goes_wrong_has_its_answer_and_nothing_else(behind: bytes) -> None:
+    async def main() -> bytes:
+        bound = socket.create_server(("127.0.0.1", 0))
+        config = uvicorn.Config(_slow, lifespan="off", log_level="critical")
+        server = Server(config, lambda: Listener(bound), lambda: None, header_seconds=0.1)
+        serving = asyncio.create_task(server.serve())
+        reader, writer = await asyncio.open_connection(*bound.getsockname())
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.sleep(0.1)
+        writer.write(behind)
+        answer = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        server.should_exit = True
+        await serving
+        return answer
+
+    answer = uvloop.run(main())
+    assert answer.startswith(b"HTTP/1.1 204 ")
+    assert answer.endswith(b"connection: close\r\n\r\n")
+    assert answer.count(b"HTTP/1.1") == 1
