@@ -16,7 +16,7 @@ import uvicorn
 import uvloop
 
 from service.connections import Listener, Server
-from tests.conftest import KEY, Fovea, fovea_in
+from tests.conftest import KEY, Fovea, colours_zip, fovea_in
 
 AUTH = f"Host: x\r\nAuthorization: Bearer {KEY}\r\n".encode()
 SECONDS = 1.0  # that a client may be silent in these tests
@@ -107,6 +107,44 @@ def test_between_requests_a_connection_may_be_idle_but_not_within_the_next(quick
 def test_the_rest_of_a_body_that_was_refused_is_not_waited_for(quick: Fovea) -> None:
     head = b"POST /v1/models/none/classify HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nx"
     assert until_end(connected(quick, head)).startswith(b"HTTP/1.1 401 ")
+
+
+SIGN_IN = b"POST /v1/session HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize("sent", [b"Content-Length: 100\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"])
+def test_a_json_body_may_not_stall(quick: Fovea, sent: bytes) -> None:
+    refused(until_end(connected(quick, SIGN_IN + sent)), 408, "body_stalled")
+
+
+def test_a_json_body_may_not_take_for_ever(quick: Fovea) -> None:
+    client, began = connected(quick, SIGN_IN + b"Content-Length: 1000\r\n\r\n"), time.monotonic()
+    client.settimeout(SECONDS / 4)
+    answer = b""
+    while not answer and time.monotonic() < began + 10 * SECONDS:
+        client.sendall(b" ")
+        try:
+            answer = client.recv(65536)
+        except TimeoutError:
+            continue
+    client.settimeout(20)
+    refused(answer + until_end(client), 408, "body_stalled")
+    assert time.monotonic() - began > 3 * SECONDS
+
+
+def test_a_client_that_waits_for_news_sends_nothing_and_is_left_alone(quick: Fovea) -> None:
+    """The framework listens for its end on the same way on which bodies come."""
+    job = quick.upload(colours_zip(4), "news")["job"]["id"]
+    seconds = 3 * SECONDS
+    path = f"/v1/jobs/{job}/events"
+    with quick.http.stream("GET", path, headers={"Accept": "text/event-stream"}) as answer:
+        began = time.monotonic()
+        for _ in answer.iter_lines():
+            if time.monotonic() > began + seconds:
+                break
+        else:
+            raise AssertionError("the stream has ended")
+    assert quick.http.get(f"/v1/jobs/{job}?wait={seconds}").json()["status"] == "queued"
 
 
 # --- how many there may be -------------------------------------------------------------------------------------------

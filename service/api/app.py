@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,7 +12,6 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import service
@@ -40,12 +40,12 @@ from service.api import predictions as prediction_routes
 from service.api import session as session_routes
 from service.api import uploads as upload_routes
 from service.api.answering import Answering
-from service.api.bodies import Room
+from service.api.bodies import Room, arriving, too_large
 from service.api.context import Once
 from service.api.examples import PROBLEMS
 from service.api.remembered import Remembered
 from service.db import Database
-from service.errors import PayloadTooLarge
+from service.errors import ServiceError
 from service.ids import new_id
 from service.inference.engine import Engine
 from service.mirror import Mirror
@@ -54,6 +54,7 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 SWEEP_SECONDS = 600.0
+PATIENCE = 4  # times the longest silence of a client: the time of a whole JSON body
 DESCRIPTION = "Upload labelled pictures, train a network, classify. Errors are `application/problem+json`."
 
 
@@ -143,7 +144,7 @@ SAFE = (
 
 
 class Edge:
-    """Around every request and all of the framework: a request id in and out, safe headers, a limit on JSON bodies."""
+    """Around every request and all of the framework: a request id in and out, safe headers, limits on JSON bodies."""
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         self.app = app
@@ -175,7 +176,7 @@ class Edge:
             await send(message)
 
         if self._too_large(scope, headers):
-            error = PayloadTooLarge("body_too_large", "the body is too large", headers={"Connection": "close"})
+            error = too_large(self.settings.max_body_bytes)
             await problems.problem(error, request_id)(scope, receive, send_with_headers)
             return
         if (path := classify.PATH.fullmatch(scope["path"])) and scope["method"] == "POST":
@@ -189,17 +190,24 @@ class Edge:
         return not _streams(scope) and declared.isdigit() and int(declared) > self.settings.max_body_bytes
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
-        """Counts chunked bodies too; routes that stream count for themselves, against their own limits."""
+        """Counts chunked bodies too, and their seconds; routes that stream do so themselves, with their own limits."""
         if _streams(scope):
             return receive
-        received = 0
+        limit, silence, clock = self.settings.max_body_bytes, self.settings.receive_timeout_seconds, time.monotonic
+        began, received, more = clock(), 0, True
 
         async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.settings.max_body_bytes:
-                raise HTTPException(413)  # of the framework's own kind: it would turn any other into a 400
+            nonlocal received, more
+            if not more:  # what comes now is that the client goes away
+                return await receive()
+            try:
+                message = await arriving(receive, min(silence, began + PATIENCE * silence - clock()))
+                received += len(message.get("body", b""))
+                if received > limit:
+                    raise too_large(limit)
+            except ServiceError as error:
+                raise problems.Carried(error) from error
+            more = message.get("more_body", False)
             return message
 
         return counted

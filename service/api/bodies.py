@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import Request
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Message, Receive
 
 from service import disk
 from service.api.multipart import PartStart, parts
@@ -107,25 +108,28 @@ async def stream(request: Request, limit: int, settings: Settings) -> AsyncItera
     BadRequest when it goes away."""
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
     received = 0
     more = True
     while more:
-        try:
-            async with asyncio.timeout(settings.receive_timeout_seconds):
-                message = await request.receive()
-        except TimeoutError as error:
-            raise RequestTimeout(
-                "body_stalled", "the client stopped sending", headers={"Connection": "close"}
-            ) from error
+        message = await arriving(request.receive, settings.receive_timeout_seconds)
         if message["type"] == "http.disconnect":
             raise BadRequest("client_disconnected", "the client went away before the end of the body")
         piece, more = message.get("body", b""), message.get("more_body", False)
         received += len(piece)
         if received > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
         if piece:
             yield piece
+
+
+async def arriving(receive: Receive, seconds: float) -> Message:
+    """The next piece of a body. Raises RequestTimeout when it takes longer."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await receive()
+    except TimeoutError as error:
+        raise RequestTimeout("body_stalled", "the client stopped sending", headers={"Connection": "close"}) from error
 
 
 async def _archive_bytes(request: Request, settings: Settings) -> AsyncIterator[bytes]:
@@ -170,7 +174,7 @@ async def _to_file(pieces: AsyncIterator[bytes], target: Path, settings: Setting
     return Received(target, digest.hexdigest(), written)
 
 
-def _too_large(limit: int) -> PayloadTooLarge:
+def too_large(limit: int) -> PayloadTooLarge:
     return PayloadTooLarge(
         "body_too_large",
         f"the body is larger than {limit} bytes",

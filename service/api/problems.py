@@ -20,12 +20,19 @@ from service.errors import (
     InvalidValue,
     MethodNotAllowed,
     NotFound,
-    PayloadTooLarge,
     ServiceError,
     UnsupportedMediaType,
 )
 
 log = logging.getLogger("fovea")
+
+
+class Carried(HTTPException):
+    """One of ours, raised while the framework reads a body: it would turn any kind but its own into a 400."""
+
+    def __init__(self, error: ServiceError) -> None:
+        super().__init__(error.status, error.detail)
+        self.error = error
 
 
 def install(app: FastAPI) -> None:
@@ -93,12 +100,13 @@ def from_validation(errors: Sequence[Any], body: Any) -> ServiceError:
 
 async def _framework(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if isinstance(error, Carried):
+        return _respond(request, error.error)
     if error.status_code == 405:
         return _respond(request, _not_allowed(request))
     detail = str(error.detail)
     known: dict[int, ServiceError] = {
         404: NotFound("not_found", f"there is nothing at {request.url.path}", hint="/docs lists the routes"),
-        413: PayloadTooLarge("body_too_large", "the body is larger than this route accepts"),
         415: UnsupportedMediaType("unsupported_media_type", detail, hint="send application/json"),
     }
     otherwise = BadRequest("bad_request", detail, hint="/docs tells what is expected")
