@@ -16,6 +16,7 @@ ServiceError
 ├── Locked                423  another request has it right now
 ├── PreconditionRequired  428  a change must say which state it knows
 ├── TooManyRequests       429  too much is open already (Retry-After)
+├── HeadersTooLarge       431  request line and headers
 ├── ChecksumMismatch      460  a piece of an upload is not what its checksum says (tus)
 ├── Overloaded            503  try again later (Retry-After)
 ├── InsufficientStorage   507  the disk is full
@@ -128,6 +129,10 @@ class Locked(ServiceError):
 
 class PreconditionRequired(ServiceError):
     status, title = 428, "Precondition required"
+
+
+class HeadersTooLarge(ServiceError):
+    status, title = 431, "Request header fields too large"
 
 
 class ChecksumMismatch(ServiceError):

@@ -1,6 +1,7 @@
-"""What a connection may cost before anybody has shown a key: how long it may be silent, how many there may be."""
+"""What a connection may cost before anybody has shown a key: its time, the size of its headers, how many there are."""
 
 import asyncio
+import contextlib
 import json
 import resource
 import socket
@@ -145,6 +146,95 @@ def test_a_client_that_waits_for_news_sends_nothing_and_is_left_alone(quick: Fov
         else:
             raise AssertionError("the stream has ended")
     assert quick.http.get(f"/v1/jobs/{job}?wait={seconds}").json()["status"] == "queued"
+
+
+# --- what it may send ------------------------------------------------------------------------------------------------
+
+GET = b"GET /livez HTTP/1.1\r\nHost: x\r\n"
+LARGE = 64 * 1024
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(GET + b"X: " + b"x" * LARGE + b"\r\n\r\n", id="whole"),
+        pytest.param(GET + b"X: " + b"x" * LARGE, id="unfinished"),
+        pytest.param(GET + b"X: x\r\n" * (LARGE // 6), id="many"),
+        pytest.param(b"GET /" + b"x" * LARGE + b" HTTP/1.1\r\nHost: x\r\n\r\n", id="url"),
+        pytest.param(b"\r\n" * LARGE, id="blank-lines"),
+    ],
+)
+def test_headers_over_64_kib_get_431_and_the_connection_is_closed(quick: Fovea, sent: bytes) -> None:
+    refused(until_end(connected(quick, sent)), 431, "headers_too_large")
+
+
+def test_so_do_trailers(quick: Fovea) -> None:
+    sent = SIGN_IN + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX: " + b"x" * 8 * LARGE
+    refused(until_end(connected(quick, sent)), 431, "headers_too_large")
+
+
+def test_large_headers_and_bodies_behind_them_are_taken(quick: Fovea) -> None:
+    """Several requests in one read: each is measured for itself."""
+    head = b"X: " + b"x" * (LARGE - 200) + b"\r\n"
+    client = connected(quick, (GET + head + b"\r\n") * 3)
+    body = b'{"key": "' + b"x" * 2 * LARGE + b'"}'
+    client.sendall(SIGN_IN + b"Connection: close\r\n" + head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    answers = until_end(client).split(b"HTTP/1.1 ")[1:]
+    assert [answer[:3] for answer in answers] == [b"200", b"200", b"200", b"422"]
+
+
+def test_sixty_megabytes_of_a_header_take_no_time_from_others(quick: Fovea) -> None:
+    client = connected(quick, GET + b"X: ")
+    with client, contextlib.suppress(ConnectionError):
+        for _ in range(60):
+            client.sendall(b"x" * 1024**2)
+    began = time.monotonic()
+    assert quick.http.get("/livez").status_code == 200
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        pytest.param(b"GET /livez HTTP/1.1\r\n\r\n", "host_header", id="no-host"),
+        pytest.param(b"GET /livez HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "host_header", id="two-hosts"),
+        pytest.param(b"GET /livez\r\n\r\n", "http_version", id="http-0.9"),
+        pytest.param(SIGN_IN + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "transfer_encoding", id="gzip"),
+        pytest.param(
+            b"POST /v1/session HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "transfer_encoding", id="1.0"
+        ),
+        pytest.param(
+            SIGN_IN + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "malformed_request",
+            id="length-and-chunked",
+        ),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00", "malformed_request", id="tls"),
+        pytest.param(b"GET http://[ HTTP/1.1\r\nHost: x\r\n\r\n", "malformed_request", id="url"),
+    ],
+)
+def test_what_is_not_quite_http_gets_400_as_problem_json(quick: Fovea, sent: bytes, code: str) -> None:
+    refused(until_end(connected(quick, sent)), 400, code)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /livez HTTP/1.0\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHOST: x\r\nConnection: close\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: Chunked\r\n\r\n0\r\n\r\n",
+    ],
+)
+def test_what_is_http_is_answered(quick: Fovea, sent: bytes) -> None:
+    assert until_end(connected(quick, sent)).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_body_that_goes_wrong_ends_its_request_with_one_answer(quick: Fovea) -> None:
+    client = connected(quick, SIGN_IN + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n")
+    time.sleep(0.2)
+    client.sendall(b"NONSENSE\r\n")
+    answer = until_end(client)
+    refused(answer, 400, "malformed_request")
+    assert answer.count(b"HTTP/1.1 ") == 1
 
 
 # --- how many there may be -------------------------------------------------------------------------------------------
