@@ -51,10 +51,12 @@ def _serve(settings: Settings) -> int:
     together.alone()
     from service.api.app import create_app
 
-    config = _config(settings, create_app(settings))
+    app = create_app(settings)
+    config = _config(settings, app)
     bound = config.bind_socket()
     port = bound.getsockname()[1]
-    server = Server(config, lambda: Listener(bound), lambda: _welcome(settings, port), settings.header_timeout_seconds)
+    seconds = settings.header_timeout_seconds
+    server = Server(config, lambda: Listener(bound), lambda: _welcome(settings, port), app.close, seconds)
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C has stopped it cleanly already
         server.run()
     return 0 if server.started else 3  # the reason is in the log
@@ -74,8 +76,8 @@ def _supervise(settings: Settings, listener: socket.socket) -> int:
 
     def run(place: int, share: prefork.Share) -> None:
         mine = settings.share()
-        config = _config(mine, create_app(mine, place))
-        server = Server(config, lambda: share, share.say_ready, mine.header_timeout_seconds)
+        app = create_app(mine, place)
+        server = Server(_config(mine, app), lambda: share, share.say_ready, app.close, mine.header_timeout_seconds)
         with contextlib.suppress(KeyboardInterrupt):
             server.run()
         sys.exit(0 if server.started else 3)

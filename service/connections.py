@@ -89,7 +89,7 @@ def _settle() -> None:
 
 
 class Server(uvicorn.Server):
-    """Opens its source, and calls `ready`, in a thread, once it answers.
+    """Opens its source, and calls `ready`, in a thread, once it answers; `stopping` when it is to answer no more.
 
     A connection whose request's headers take longer than `header_seconds` is closed, and so is what comes when there
     are as many as the file descriptors of this process allow.
@@ -100,11 +100,13 @@ class Server(uvicorn.Server):
         config: uvicorn.Config,
         source: Callable[[], Source],
         ready: Callable[[], None],
+        stopping: Callable[[], None] = lambda: None,
         header_seconds: float = HEADER_SECONDS,
     ) -> None:
         super().__init__(config)
         self._open_source = source
         self._ready = ready
+        self._stopping = stopping
         self._header_seconds = header_seconds
         self._opening: set[asyncio.Task[None]] = set()
         self._most = _most_connections()
@@ -140,6 +142,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         asyncio.get_running_loop().remove_reader(self._source.fileno())
         self._source.close()
+        self._stopping()
         await super().shutdown(sockets)
 
     def _listen(self) -> None:

@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 import service
 from service import uploads
@@ -41,6 +41,7 @@ from service.api import session as session_routes
 from service.api import uploads as upload_routes
 from service.api.answering import Answering
 from service.api.bodies import Room, arriving, too_large
+from service.api.closing import Closing, shutting_down
 from service.api.context import Once
 from service.api.examples import PROBLEMS
 from service.api.remembered import Remembered
@@ -58,7 +59,7 @@ PATIENCE = 4  # times the longest silence of a client: the time of a whole JSON 
 DESCRIPTION = "Upload labelled pictures, train a network, classify. Errors are `application/problem+json`."
 
 
-def create_app(settings: Settings, place: int | None = None) -> ASGIApp:
+def create_app(settings: Settings, place: int | None = None) -> "Edge":
     """The service over one data folder. Migrates the database and makes the admin key when it starts.
 
     `place` is its number among the processes that answer together, from 0, whose supervisor has done that.
@@ -93,6 +94,7 @@ def create_app(settings: Settings, place: int | None = None) -> ASGIApp:
     app.state.database = Database(settings.database)
     app.state.remembered = Remembered(app.state.database)
     app.state.room = Room(settings.max_bodies_bytes)
+    app.state.closing = Closing()
     mine = (
         health,
         upload_routes,
@@ -150,6 +152,10 @@ class Edge:
         self.app = app
         self.settings = settings
 
+    def close(self) -> None:
+        """The service is about to end: nobody waits for anything any more."""
+        self.app.state.closing.begin()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
@@ -169,21 +175,33 @@ class Edge:
         if scope["path"].startswith("/v1/uploads"):
             added.append((b"tus-resumable", upload_routes.VERSION.encode()))
 
+        begun = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 given = {name for name, _ in message["headers"]}
                 message["headers"] = [*message["headers"], *(one for one in added if one[0] not in given)]
             await send(message)
 
+        try:
+            await self._route(scope, receive, send_with_headers, headers)
+        except asyncio.CancelledError:
+            if begun or not self.app.state.closing.begun:
+                raise
+            await problems.problem(shutting_down(), request_id)(scope, receive, send_with_headers)
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
         if self._too_large(scope, headers):
             error = too_large(self.settings.max_body_bytes)
-            await problems.problem(error, request_id)(scope, receive, send_with_headers)
+            await problems.problem(error, scope["state"]["request_id"])(scope, receive, send)
             return
         if (path := classify.PATH.fullmatch(scope["path"])) and scope["method"] == "POST":
             scope["app"] = self.app
-            await classify.direct(path[1], scope, receive, send_with_headers)
+            await classify.direct(path[1], scope, receive, send)
             return
-        await self.app(scope, self._limited(scope, receive), send_with_headers)
+        await self.app(scope, self._limited(scope, receive), send)
 
     def _too_large(self, scope: Scope, headers: Headers) -> bool:
         declared = headers.get("content-length", "0")
@@ -194,14 +212,14 @@ class Edge:
         if _streams(scope):
             return receive
         limit, silence, clock = self.settings.max_body_bytes, self.settings.receive_timeout_seconds, time.monotonic
-        began, received, more = clock(), 0, True
+        began, received, more, closing = clock(), 0, True, self.app.state.closing
 
         async def counted() -> Message:
             nonlocal received, more
             if not more:  # what comes now is that the client goes away
                 return await receive()
             try:
-                message = await arriving(receive, min(silence, began + PATIENCE * silence - clock()))
+                message = await arriving(receive, min(silence, began + PATIENCE * silence - clock()), closing)
                 received += len(message.get("body", b""))
                 if received > limit:
                     raise too_large(limit)

@@ -1,6 +1,5 @@
 """Bodies that stream: to a file for archives, to memory for pictures. Limits are counted, never believed."""
 
-import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
@@ -14,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Message, Receive
 
 from service import disk
+from service.api.closing import Closing, shutting_down
 from service.api.multipart import PartStart, parts
 from service.errors import (
     BadRequest,
@@ -53,7 +53,7 @@ def media_type(request: Request) -> str:
 async def archive(request: Request, settings: Settings) -> Received:
     """Streams a zip (raw, or the multipart field `file`) to a file under `<data>/uploads`, fsynced.
 
-    The caller owns the file and removes or renames it. Raises 400, 408, 413, 415 or 507, leaving nothing behind.
+    The caller owns the file and removes or renames it. Raises 400, 408, 413, 415, 503 or 507, leaving nothing behind.
     """
     settings.uploads.mkdir(parents=True, exist_ok=True)
     target = settings.uploads / new_id("up")
@@ -104,15 +104,15 @@ async def held(request: Request, settings: Settings) -> AsyncIterator[bytes]:
 
 
 async def stream(request: Request, limit: int, settings: Settings) -> AsyncIterator[bytes]:
-    """The body in pieces. Raises PayloadTooLarge beyond `limit` bytes, RequestTimeout when the client falls silent, and
-    BadRequest when it goes away."""
+    """The body in pieces. Raises PayloadTooLarge beyond `limit` bytes, RequestTimeout when the client falls silent,
+    Overloaded when the service is to end meanwhile, and BadRequest when the client goes away."""
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > limit:
         raise too_large(limit)
     received = 0
     more = True
     while more:
-        message = await arriving(request.receive, settings.receive_timeout_seconds)
+        message = await arriving(request.receive, settings.receive_timeout_seconds, request.app.state.closing)
         if message["type"] == "http.disconnect":
             raise BadRequest("client_disconnected", "the client went away before the end of the body")
         piece, more = message.get("body", b""), message.get("more_body", False)
@@ -123,12 +123,13 @@ async def stream(request: Request, limit: int, settings: Settings) -> AsyncItera
             yield piece
 
 
-async def arriving(receive: Receive, seconds: float) -> Message:
-    """The next piece of a body. Raises RequestTimeout when it takes longer."""
+async def arriving(receive: Receive, seconds: float, closing: Closing) -> Message:
+    """The next piece of a body. Raises RequestTimeout when it takes longer, Overloaded when the service is to end."""
     try:
-        async with asyncio.timeout(seconds):
-            return await receive()
+        return await closing.within(seconds, receive())
     except TimeoutError as error:
+        if closing.begun:
+            raise shutting_down() from error
         raise RequestTimeout("body_stalled", "the client stopped sending", headers={"Connection": "close"}) from error
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from service import keys, sessions
+from service.api.closing import Closing
 from service.api.remembered import Remembered
 from service.db import Database
 from service.db.tables import IdempotentAnswer
@@ -34,8 +35,15 @@ async def database(request: Request) -> Database:
     return found
 
 
+async def closing(request: Request) -> Closing:
+    found = request.app.state.closing
+    assert isinstance(found, Closing)
+    return found
+
+
 SettingsDep = Annotated[Settings, Depends(settings)]
 DatabaseDep = Annotated[Database, Depends(database)]
+ClosingDep = Annotated[Closing, Depends(closing)]
 
 
 def _reading(db: DatabaseDep) -> Iterator[Session]:

@@ -13,7 +13,8 @@ from starlette.concurrency import run_in_threadpool
 
 from service import jobs
 from service.api import objects, shapes
-from service.api.context import DatabaseDep, Reading, SettingsDep, require
+from service.api.closing import Closing
+from service.api.context import ClosingDep, DatabaseDep, Reading, SettingsDep, require
 from service.api.examples import CHECKPOINT, EVENT, METRICS, answers, listed
 from service.api.jobs import POLL_SECONDS
 from service.api.paging import Listing, PageDep, whole
@@ -30,6 +31,7 @@ def events(
     job_id: str,
     session: Reading,
     db: DatabaseDep,
+    closing: ClosingDep,
     page: PageDep,
     request: Request,
     last_event_id: Annotated[str | None, Header()] = None,
@@ -42,7 +44,7 @@ def events(
     if "text/event-stream" in request.headers.get("accept", ""):
         page.after = last_event_id or page.after
         start = page.mark(Event.number) if page.after else 0
-        return StreamingResponse(_live(db, job_id, start), media_type="text/event-stream")
+        return StreamingResponse(_live(db, job_id, start, closing), media_type="text/event-stream")
     answer = page.read(session, select(Event).where(Event.job_id == job_id), Event.number, shapes.event)
     return {**answer, "next": answer["data"][-1]["id"] if answer["data"] else page.after}
 
@@ -54,14 +56,14 @@ def _before(session: Session, job_id: str, newest: int) -> str | None:
     return None if number is None else f"evt_{number}"
 
 
-async def _live(db: Database, job_id: str, after: int) -> AsyncIterator[str]:
+async def _live(db: Database, job_id: str, after: int, closing: Closing) -> AsyncIterator[str]:
     while True:
         rows, ended = await run_in_threadpool(_events_after, db, job_id, after)
         for row in rows:
             after = row.number
             shaped = shapes.event(row)
             yield f"id: {shaped['id']}\nevent: {row.type}\ndata: {json.dumps(shaped)}\n\n"
-        if ended and not rows:
+        if (ended and not rows) or closing.begun:
             return
         if not rows:
             yield ": waiting\n\n"

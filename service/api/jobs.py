@@ -13,7 +13,17 @@ from starlette.concurrency import run_in_threadpool
 
 from service import artifacts, disk, estimates, jobs
 from service.api import bundles, evaluations, objects, quantised, searches, shapes, suspects
-from service.api.context import Answer, BodySha256, DatabaseDep, OnceDep, Reading, SettingsDep, Writing, require
+from service.api.context import (
+    Answer,
+    BodySha256,
+    ClosingDep,
+    DatabaseDep,
+    OnceDep,
+    Reading,
+    SettingsDep,
+    Writing,
+    require,
+)
 from service.api.examples import (
     ANALYSE,
     ANALYSE_JOB,
@@ -252,12 +262,13 @@ def list_jobs(
 async def show(
     job_id: str,
     db: DatabaseDep,
+    closing: ClosingDep,
     wait: Annotated[float, Query(ge=0, le=60, description="hold until the job changes or ends, in seconds")] = 0,
 ) -> objects.Job:
     """One job; `?wait=30` answers when its status, attempt or progress changes, or the time is over."""
     deadline = time.monotonic() + wait
     first = shown = await run_in_threadpool(_show, db, job_id)
-    while not shown["is_terminal"] and shown == first and time.monotonic() < deadline:
+    while not shown["is_terminal"] and shown == first and time.monotonic() < deadline and not closing.begun:
         await asyncio.sleep(POLL_SECONDS)
         shown = await run_in_threadpool(_show, db, job_id)
     return shown
