@@ -147,6 +147,33 @@ def test_json_that_is_no_json_is_400_and_nan_is_no_number(ready: Fovea) -> None:
           "unsupported_media_type")  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", None])
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/v1/jobs", b'{"type": "train", "model": "m", "dataset": "colours"}'),
+        ("POST", "/v1/keys", b'{"name": "app", "scopes": ["predict"]}'),
+        ("POST", "/v1/session", b'{"key": "x"}'),
+        ("PUT", "/v1/models/none/aliases/production", b'{"version": 1}'),
+    ],
+)
+def test_json_that_does_not_say_so_is_415(ready: Fovea, method: str, path: str, body: bytes, kind: str | None) -> None:
+    head = {} if kind is None else {"Content-Type": kind}
+    problem = check(ready.http.request(method, path, content=body, headers=head), 415, "unsupported_media_type")
+    assert problem["hint"] == "send Content-Type: application/json"
+    assert (kind or "without Content-Type") in problem["detail"]
+
+
+def test_json_that_says_so_in_any_way_is_read_and_no_body_is_no_type(ready: Fovea) -> None:
+    body = b'{"name": "app", "scopes": ["predict"]}'
+    for kind in ("application/json; charset=utf-8", "Application/JSON", "application/vnd.fovea+json"):
+        answer = ready.http.post("/v1/keys", content=body, headers={"Content-Type": kind})
+        assert answer.status_code == 201, answer.text
+    check(ready.http.post("/v1/keys"), 422, "invalid_value")
+    check(ready.http.post("/v1/keys", headers={"Content-Type": "text/plain"}), 422, "invalid_value")
+    assert ready.http.post("/v1/session/links", content=b"x", headers={"Content-Type": "text/plain"}).status_code == 201
+
+
 def test_unknown_things_are_404_and_wrong_methods_405(ready: Fovea) -> None:
     check(ready.http.get("/nowhere"), 404, "not_found")
     check(ready.http.get("/v1/jobs/job_0"), 404, "job_not_found")

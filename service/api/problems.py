@@ -79,6 +79,8 @@ async def _ours(request: Request, error: Exception) -> JSONResponse:
 
 async def _validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
+    if isinstance(error.body, bytes):  # the framework reads as JSON only what says that it is
+        return _respond(request, _not_json(request.headers.get("content-type")))
     return _respond(request, from_validation(error.errors(), error.body))
 
 
@@ -96,6 +98,11 @@ def from_validation(errors: Sequence[Any], body: Any) -> ServiceError:
         param, kind, message = complaints.told(inside, body)
     code = "unknown_field" if kind == "extra_forbidden" else "invalid_value"
     return InvalidValue(code, f"{param or where}: {message}", param=param, hint="/docs shows what is accepted")
+
+
+def _not_json(kind: str | None) -> UnsupportedMediaType:
+    detail = f"JSON is needed, not {kind[:80] if kind else 'a body without Content-Type'}"
+    return UnsupportedMediaType("unsupported_media_type", detail, hint="send Content-Type: application/json")
 
 
 async def _framework(request: Request, error: Exception) -> JSONResponse:
