@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
@@ -21,6 +20,7 @@ from service.api import (
     classify,
     datasets,
     differences,
+    documentation,
     edits,
     growth,
     health,
@@ -83,7 +83,7 @@ def create_app(settings: Settings, place: int | None = None) -> "Edge":
         engine.close()
         database.dispose()
 
-    app: FastAPI = FastAPIOffline(
+    app = documentation.application(
         title="Fovea",
         version=service.__version__,
         description=DESCRIPTION,
