@@ -1,10 +1,16 @@
 """Folders and labels.csv become labels and splits, or a reason."""
 
+import tracemalloc
+from pathlib import Path
+
 import pytest
 
-from service.datasets.layout import Layout, arrange
+from service.datasets.importer import read_layout
+from service.datasets.layout import LEAST_BYTES, MAX_LINE, Layout, arrange, table_bytes
 from service.datasets.zip_format import Entry
 from service.errors import InvalidValue
+from service.settings import Settings
+from tests import hostile
 
 
 def entry(name: str) -> Entry:
@@ -19,10 +25,14 @@ def rows(layout: Layout) -> list[tuple[str, str | None]]:
     return sorted({(*c.labels, c.split) for c in layout.candidates}, key=str)
 
 
-def refusal(*names: str, table: str = "") -> str:
+def refused(*names: str, table: str = "") -> InvalidValue:
     with pytest.raises(InvalidValue) as caught:
         laid(*names, table=table)
-    return caught.value.code
+    return caught.value
+
+
+def refusal(*names: str, table: str = "") -> str:
+    return refused(*names, table=table).code
 
 
 PAIRS = [f"{label}/{i}.png" for label in ("猫", "dog") for i in range(2)]
@@ -62,3 +72,49 @@ def test_what_cannot_be_trained_on_is_refused() -> None:
     assert refusal("labels.csv", "1.png", "2.png", table="1.png,a\n2.png,") == "labels_csv_invalid"
     for table in ("2.png,a", "1.png", "1.png,", "1.png,a\n1.png,b"):
         assert refusal("labels.csv", "1.png", table=table) == "labels_csv_invalid"
+
+
+FOUR = "p/1.png,A\np/2.png,A\n3.png,B\n4.png,B\n"
+FOUR_NAMES = ("labels.csv", "p/1.png", "p/2.png", "3.png", "4.png")
+
+
+def test_rows_are_read_one_by_one_and_the_first_bad_one_ends_it() -> None:
+    many = "a,b\n" * (LEAST_BYTES // 4)  # rows of all of them would take fifty megabytes
+    for table in (many, FOUR + many, FOUR * 20_000):
+        tracemalloc.start()
+        found = refused(*FOUR_NAMES, table=table)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert found.code == "labels_csv_invalid"
+        assert found.detail.startswith("Line 1 " if table is many else "Line 5 ")
+        assert peak < 4 * len(table) + 10**6
+
+
+def test_a_labels_csv_is_as_long_as_its_pictures_need(tmp_path: Path) -> None:
+    pictures = {f"{k}.png": hostile.picture(seed=k) for k in range(2)}
+    for size, code in ((LEAST_BYTES, "labels_csv_invalid"), (60 * 2**20, "entry_too_large")):
+        table = {"labels.csv": b"x,y\n" * (size // 4)}
+        path = hostile.make_zip(tmp_path / "a.zip", pictures | table)
+        with pytest.raises(InvalidValue) as caught:
+            read_layout(path, Settings(data=tmp_path))
+        assert caught.value.code == code
+    assert table_bytes(50_000) == 50_000_000
+
+
+def test_lines_of_a_labels_csv_are_numbered_as_an_editor_does() -> None:
+    windows = "Path,Label\r\n\r\n" + FOUR.replace("\n", "\r\n") + '"p/1.png","A"\r\n'
+    assert refused(*FOUR_NAMES, table=windows).detail.startswith("Line 7 of labels.csv names 'p/1.png' a second time")
+    quoted = FOUR.replace("3.png,B", '"3.png","B"')
+    assert rows(laid(*FOUR_NAMES, table=quoted)) == [("A", None), ("B", None)]
+    for third in ('3.png,"B', "3.png," + "B" * MAX_LINE, '3.png,"' + "B" * 140_000 + '"'):
+        found = refused(*FOUR_NAMES, table=FOUR.replace("3.png,B", third))
+        assert (found.code, found.detail[:7]) == ("labels_csv_invalid", "Line 3 ")
+
+
+def test_bytes_that_are_not_utf_8_are_named_by_their_line() -> None:
+    names = [f"{k}.png" for k in range(3000)]
+    entries = [entry(name) for name in ("labels.csv", *names)]
+    good = "".join(f"{name},A\n" for name in names).encode()
+    for body, number in ((b"0.png,\xff\n" + good, 1), (good + b"\xff", 3001)):
+        with pytest.raises(InvalidValue, match=f"Line {number} of labels.csv is not UTF-8"):
+            arrange(entries, lambda found, body=body: body)  # type: ignore[misc]

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from service.datasets import borrowing, duplicates, packing, versions
 from service.datasets.archive import inspect, read
 from service.datasets.contents import contents
-from service.datasets.layout import MIN_CLASSES, MIN_PICTURES, Candidate, Layout, arrange
+from service.datasets.layout import MIN_CLASSES, MIN_PICTURES, Candidate, Layout, arrange, table_bytes
 from service.datasets.packing import Result
 from service.datasets.split import Row, assign
 from service.datasets.zip_format import Entry
@@ -75,8 +75,10 @@ def run(version: DatasetVersion, settings: Settings, on_progress: Callable[[int,
 
 def read_layout(archive: Path, settings: Settings) -> Layout:
     """Which entries of an archive are pictures of which class. Raises InvalidValue for what cannot be trained on."""
+    entries = inspect(archive, settings)
+    limit = min(table_bytes(len(entries)), settings.max_image_bytes)
     with archive.open("rb") as file:
-        return arrange(inspect(archive, settings), lambda entry: read(file, entry, settings.max_image_bytes))
+        return arrange(entries, lambda table: read(file, table, limit))
 
 
 def publish(session: Session, version_id: str, imported: Imported) -> None:

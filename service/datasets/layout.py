@@ -9,15 +9,17 @@ import csv
 import io
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from service.datasets.archive import PICTURES, is_junk
-from service.datasets.zip_format import Entry
+from service.datasets.zip_format import Entry, quoted
 from service.errors import InvalidValue
 from service.labels import SEPARATOR
 
 LABELS_FILE = "labels.csv"
+LEAST_BYTES, BYTES_EACH = 1024**2, 1000  # of labels.csv: always allowed, and for each entry of the archive
+MAX_LINE = 1 << 18  # characters of a line; a field has at most half as many, as `csv` wants it
 MIN_CLASSES, MIN_PICTURES = 2, 2
 SPLITS = {
     "train": "train",
@@ -48,6 +50,11 @@ class Layout:
     candidates: list[Candidate]
     skipped: list[dict[str, str]]  # path, code: junk, not_a_picture, no_label
     several_labels: bool = False  # may a picture have several labels, or none?
+
+
+def table_bytes(entries: int) -> int:
+    """The largest labels.csv of an archive with so many entries: a path and its labels take a hundred bytes or two."""
+    return max(LEAST_BYTES, BYTES_EACH * entries)
 
 
 def arrange(entries: Sequence[Entry], archive_reader: Callable[[Entry], bytes]) -> Layout:
@@ -170,9 +177,9 @@ def _from_table(table: Entry, pictures: Sequence[Entry], data: bytes) -> list[Ca
         path, labels, split = _fields(row, number)
         entry = by_path.get(unicodedata.normalize("NFC", folder + path))
         if entry is None:
-            raise _invalid(number, f"names '{path[:200]}', which is no picture in the archive")
+            raise _invalid(number, f"names {quoted(path)}, which is no picture in the archive")
         if entry.name in found:
-            raise _invalid(number, f"names '{path[:200]}' a second time")
+            raise _invalid(number, f"names {quoted(path)} a second time")
         found[entry.name] = Candidate(entry, entry.name, labels, split)
     if not any(len(candidate.labels) > 1 for candidate in found.values()):
         _check_labelled(found)
@@ -185,23 +192,57 @@ def _check_labelled(found: dict[str, Candidate]) -> None:
         if not candidate.labels:
             raise InvalidValue(
                 "labels_csv_invalid",
-                f"{LABELS_FILE} gives '{path[:200]}' no label.",
+                f"{LABELS_FILE} gives {quoted(path)} no label.",
                 hint="Give it one, or leave its line out; no label is allowed where other pictures have several.",
             )
 
 
-def _rows(data: bytes) -> list[tuple[int, list[str]]]:
+def _rows(data: bytes) -> Iterator[tuple[int, list[str]]]:
+    """The lines that say something, with their numbers. One at a time, so that the first bad one ends it: rows of short
+    lines take thirty times the memory of the file."""
+    text = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline="")
+    first = True
+    for number, line in enumerate(_lines(text, data), 1):
+        row = _row(line, number)
+        if any(field.strip() for field in row):
+            if not (first and _is_title(row)):
+                yield number, row
+            first = False
+
+
+def _lines(text: io.TextIOWrapper, data: bytes) -> Iterator[str]:
+    """Of at most MAX_LINE characters and one more, which is for the reader to refuse."""
     try:
-        text = data.decode("utf-8-sig")
+        while line := text.readline(MAX_LINE + 1):
+            yield line
     except UnicodeDecodeError as error:
-        raise _invalid(data[: error.start].count(b"\n") + 1, "is not UTF-8") from error
-    reader = csv.reader(io.StringIO(text, newline=""))
+        raise _invalid(_undecodable(data), "is not UTF-8") from error
+
+
+def _undecodable(data: bytes) -> int:
+    """The line with the first bytes that are not UTF-8; the reader tells only where in a piece of the file they are."""
     try:
-        rows = [(reader.line_num, row) for row in reader if any(field.strip() for field in row)]
+        data.decode()
+    except UnicodeDecodeError as error:
+        return data[: error.start].count(b"\n") + 1
+    raise AssertionError("these bytes are UTF-8")
+
+
+def _row(line: str, number: int) -> list[str]:
+    """Its fields. Each line is read by itself: neither a path nor a label goes over several."""
+    if len(line) > MAX_LINE:
+        raise _invalid(number, f"has more than {MAX_LINE} characters")
+    try:
+        row = next(csv.reader([line]))
     except csv.Error as error:
-        raise _invalid(reader.line_num, f"is not CSV ({error})") from error
-    titled = rows and len(rows[0][1]) >= 2 and rows[0][1][0].strip().casefold() in _PATH_TITLES
-    return rows[1:] if titled else rows
+        raise _invalid(number, f"is not CSV ({error})") from error
+    if row and row[-1].endswith(("\n", "\r")):
+        raise _invalid(number, "opens a quote and does not close it")
+    return row
+
+
+def _is_title(row: list[str]) -> bool:
+    return len(row) >= 2 and row[0].strip().casefold() in _PATH_TITLES
 
 
 def _fields(row: list[str], number: int) -> tuple[str, tuple[str, ...], str | None]:
