@@ -2,6 +2,7 @@
 
 import stat
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,11 @@ def test_damaged_bytes_and_a_lying_size_are_found_when_read(tmp_path: Path) -> N
     patched(path, PNG[-30:-20], bytes(10))
     with path.open("rb") as file, pytest.raises(InvalidValue, match="entry_corrupt"):
         archive.read(file, entry, 10**6)
+
+
+def test_an_entry_of_few_bytes_and_a_long_deflate_stream_is_not_read(tmp_path: Path) -> None:
+    path = hostile.make_zip(tmp_path / "a.zip", {"a/1.png": PNG})
+    (entry,) = archive.inspect(path, Settings())
+    long = replace(entry, method=zipfile.ZIP_DEFLATED, compressed_size=2 * len(PNG) + archive.SLACK_BYTES + 1)
+    with path.open("rb") as file, pytest.raises(InvalidValue, match="far longer"):
+        archive.read(file, long, 10**6)

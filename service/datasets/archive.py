@@ -33,6 +33,7 @@ NESTED = frozenset({".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz",
 SQUEEZABLE = frozenset({".bmp", ".dib", ".tif", ".tiff"})  # raw pixels: one flat colour shrinks 1000:1 honestly
 PICTURES = SQUEEZABLE | {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif"}
 MAX_RATIO, RATIO_FROM_BYTES, TOTAL_RATIO_FROM_BYTES = 200, 1024**2, 1024**3
+SLACK_BYTES = 1024**2  # that deflate may waste, on twice the size: blocks of nothing can make it any length
 MAX_PART_BYTES, MAX_NAME_BYTES, MAX_DEPTH = 255, 1024, 16
 
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -54,13 +55,18 @@ def inspect(path: Path, settings: "Settings") -> list[Entry]:
 
 
 def read(file: BinaryIO, entry: Entry, limit: int) -> bytes:
-    """The bytes of one entry; never inflates more than it declared, and never more than `limit` bytes."""
+    """The bytes of one entry; never inflates more than it declared, and never more than `limit` bytes.
+
+    Raises InvalidValue: `entry_too_large` beyond `limit`, `entry_corrupt` for what is not as it was packed.
+    """
     if entry.size > limit:
         raise InvalidValue(
             "entry_too_large",
             f"{quoted(entry.name)} has {entry.size} bytes; at most {limit} are accepted.",
             hint="Make the file smaller or leave it out.",
         )
+    if entry.compressed_size > 2 * entry.size + SLACK_BYTES:
+        raise _corrupt(entry, "its compressed data is far longer than its bytes")
     packed = os.pread(file.fileno(), entry.compressed_size, entry.data_offset)
     data = packed if entry.method == STORED else _inflate(packed, entry)
     if len(data) != entry.size or zlib.crc32(data) != entry.crc32:
