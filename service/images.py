@@ -27,7 +27,7 @@ Nobody can stop a decoder half-way, so what it may cost is bounded before it beg
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, cast
@@ -52,6 +52,7 @@ _COMPRESSED_CHUNKS = (b"zTXt", b"iTXt", b"iCCP")  # of a PNG, up to a thousand t
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # of a JPEG; in between are stuffed bytes and restarts
 _END, _SCAN, _ALONE = 0xD9, 0xDA, (0x01, 0xD8)
 _AT_ONCE = 1 << 20  # numbers turned into bytes together: those of a whole picture would need gigabytes
+_PIECE = 1 << 18  # pixels laid on white together
 _WHITE = (255, 255, 255, 255)
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -187,6 +188,24 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
+    """Piece by piece, where the picture is large: as a whole it would take four copies."""
+    if image.width * image.height <= _PIECE:
+        return _piece_on_white(image)
+    rgb = Image.new("RGB", image.size)
+    for box in _pieces(*image.size):
+        rgb.paste(_piece_on_white(image.crop(box)), box)
+    return rgb
+
+
+def _pieces(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes (left, top, right, bottom) of at most _PIECE pixels."""
+    rows = max(_PIECE // width, 1)
+    for top in range(0, height, rows):
+        for left in range(0, width, _PIECE):
+            yield left, top, min(left + _PIECE, width), min(top + rows, height)
+
+
+def _piece_on_white(image: Image.Image) -> Image.Image:
     if image.mode == "La":
         image = image.convert("LA")
     front = image.convert("RGBA")

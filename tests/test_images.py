@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -125,6 +126,49 @@ def test_every_mode_becomes_rgb_as_the_table_says(mode: str, colour: object, exp
     data = encoded(Image.new(mode, (40, 40), colour), kind)  # type: ignore[arg-type]
     pixel = images.decode(data, 32, max_pixels=LIMIT).pixels[5, 5].astype(int)
     assert np.abs(pixel - np.array(expected)).max() <= 3
+
+
+def with_transparency() -> dict[str, bytes]:
+    """A picture of noise for each way to be transparent."""
+    random = np.random.default_rng(0)
+
+    def noise(*shape: int) -> np.ndarray:
+        return random.integers(0, 256, shape, dtype=np.uint8)
+
+    unassociated, associated = (struct.pack("<2HLHH", 338, 3, 1, kind, 0) for kind in (2, 1))  # what alpha is
+    rgba, grey = Image.fromarray(noise(50, 70, 4), "RGBA"), Image.fromarray(noise(50, 70))
+    coloured = Image.fromarray(noise(50, 70, 3)).quantize(40)
+    return {
+        "RGBA": encoded(rgba),
+        "LA": encoded(Image.fromarray(noise(50, 70, 2), "LA")),
+        "RGBa": encoded(rgba, "TIFF").replace(unassociated, associated),
+        "WEBP": encoded(rgba, "WEBP", lossless=True, exact=True),
+        "palette, a colour": encoded(coloured, transparency=3),
+        "palette, alphas": encoded(coloured, transparency=bytes(range(0, 240, 6))),
+        "GIF": encoded(coloured, "GIF", transparency=3),
+        "grey, a colour": encoded(grey, transparency=int(noise(1)[0])),
+        "RGB, a colour": encoded(Image.fromarray(noise(50, 70, 3) // 128 * 255), transparency=(255, 0, 255)),
+        "bits": encoded(grey.convert("1"), transparency=0),
+    }
+
+
+@pytest.mark.parametrize("turn", [1, 6])
+@pytest.mark.parametrize("piece", [60, 1000, 1 << 20])  # pixels: parts of a row, some rows, all
+@pytest.mark.parametrize("kind", with_transparency())
+def test_laid_on_white_piece_by_piece_it_is_what_it_was_as_a_whole(
+    kind: str, piece: int, turn: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = with_transparency()[kind]
+    with Image.open(io.BytesIO(data)) as image:
+        front = image.convert("LA" if image.mode == "La" else image.mode).convert("RGBA")
+        whole = Image.alpha_composite(Image.new("RGBA", front.size, (255, 255, 255, 255)), front).convert("RGB")
+    monkeypatch.setattr(images, "_orientation", lambda image: turn)
+    monkeypatch.setattr(images, "_PIECE", piece)
+    turned = whole if turn == 1 else whole.transpose(images._TURN[turn])
+    for size in (None, 20):
+        expected = turned if size is None else turned.resize((size, size), Image.Resampling.BILINEAR)
+        assert np.array_equal(images.decode(data, size, max_pixels=LIMIT).pixels, np.asarray(expected))
+    assert front.getextrema()[3][0] < 255  # type: ignore[index]
 
 
 def test_lab_becomes_rgb() -> None:
