@@ -26,6 +26,7 @@ Nobody can stop a decoder half-way, so what it may cost is bounded before it beg
 
 import io
 import re
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -83,9 +84,10 @@ def decode(data: bytes, size: int | None, *, max_pixels: int) -> Decoded:
     _silence_metadata_warnings()
     try:
         return _decode(data, size, max_pixels)
-    except ServiceError:
-        raise
     except Exception as error:  # eight types are known to come out of Pillow, so any may
+        _forget(error)
+        if isinstance(error, ServiceError):
+            raise
         raise _named(error, data) from error
 
 
@@ -274,6 +276,13 @@ _SPECIAL: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 # Failures
+
+
+def _forget(error: BaseException | None) -> None:
+    """Lets go of the variables on the way to an error: the picture is among them, as long as anybody has the reason."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _named(error: Exception, data: bytes) -> ServiceError:

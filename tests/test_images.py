@@ -1,6 +1,7 @@
 """Every picture comes out upright, in 8-bit RGB, or with a reason."""
 
 import contextlib
+import gc
 import io
 import struct
 
@@ -186,3 +187,17 @@ def test_grey_is_seen_whatever_the_mode() -> None:
 def test_the_cap_counts_pixels() -> None:
     with pytest.raises(InvalidValue, match="too_many_pixels"):
         images.decode(hostile.picture(side=16), 8, max_pixels=255)
+
+
+# Memory
+
+
+def test_a_reason_keeps_no_picture_in_memory() -> None:
+    cut = hostile.picture(side=600)[:-50_000]
+    reasons = []
+    for _ in range(3):
+        with pytest.raises(ServiceError) as caught:
+            images.decode(cut, 32, max_pixels=LIMIT)
+        reasons.append(caught.value)
+    assert [one.code for one in reasons] == ["image_truncated"] * 3
+    assert not [one for one in gc.get_objects() if issubclass(type(one), Image.Image) and one.size == (600, 600)]
