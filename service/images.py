@@ -22,20 +22,23 @@ frame counts. EXIF orientation is applied; metadata that cannot be read is ignor
 still a photo.
 
 Nobody can stop a decoder half-way, so what it may cost is bounded before it begins: in pixels, and in passes over them.
+What it may take in memory is told from the header, to whoever has to keep many decoders within a limit (`room_for`).
 """
 
 import io
 import re
+import struct
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
 
 from service.errors import InvalidValue, ServiceError, UnsupportedMediaType
 
@@ -44,8 +47,13 @@ MAX_SCANS: Final = 32  # of a JPEG over its pixels, each as dear as a whole pict
 PLAIN_SCANS: Final = 12
 RESIZE: Final = {"mode": "squash", "filter": "bilinear", "antialias": True}  # goes into the model card
 
+SMALL_BYTES: Final = 8 * 1024**2  # of memory for decoding, about which nobody is asked
+
 Pixels = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[Any]
+
+RoomFor = Callable[[int], AbstractContextManager[None]]
+"""Given the bytes that decoding a picture may take in memory, waits until there is room for them, and keeps it."""
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is one per process and half of it only warns; ours is an argument
 
@@ -54,6 +62,7 @@ _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # of a JPEG; in between are 
 _END, _SCAN, _ALONE = 0xD9, 0xDA, (0x01, 0xD8)
 _AT_ONCE = 1 << 20  # numbers turned into bytes together: those of a whole picture would need gigabytes
 _PIECE = 1 << 18  # pixels laid on white together
+_TILE_SIDES = (322, 323)  # tags of a TIFF: width and length of its tiles
 _WHITE = (255, 255, 255, 255)
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -79,30 +88,36 @@ class Decoded:
         return bool(np.array_equal(red, green) and np.array_equal(green, blue))
 
 
-def decode(data: bytes, size: int | None, *, max_pixels: int) -> Decoded:
-    """The whole picture, upright, squeezed to `size` x `size`; every failure is a ServiceError with a reason."""
+def decode(data: bytes, size: int | None, *, max_pixels: int, room_for: RoomFor | None = None) -> Decoded:
+    """The whole picture, upright, squeezed to `size` x `size`; every failure is a ServiceError with a reason.
+
+    Only for what is not small it asks `room_for`, and keeps the room until nothing of the picture is left.
+    """
     _silence_metadata_warnings()
-    try:
-        return _decode(data, size, max_pixels)
-    except Exception as error:  # eight types are known to come out of Pillow, so any may
-        _forget(error)
-        if isinstance(error, ServiceError):
-            raise
-        raise _named(error, data) from error
+    with ExitStack() as room:
+        try:
+            return _decode(data, size, max_pixels, lambda needed: _take(room, room_for, needed))
+        except Exception as error:  # eight types are known to come out of Pillow, so any may
+            _forget(error)
+            if isinstance(error, ServiceError):
+                raise
+            raise _named(error, data) from error
 
 
-def from_pixels(pixels: Pixels, size: int, *, max_pixels: int) -> Decoded:
+def from_pixels(pixels: Pixels, size: int, *, max_pixels: int, room_for: RoomFor | None = None) -> Decoded:
     """(height, width, 3) RGB, squeezed as a lossless file of these pixels would be."""
     height, width = pixels.shape[:2]
     _check_pixels(width, height, max_pixels)
-    return Decoded(_squeeze(Image.fromarray(pixels), size), width, height, "pixels")
+    with ExitStack() as room:
+        _take(room, room_for, 2 * _COPY_BYTES * width * height + _of_sides(width, height))
+        return Decoded(_squeeze(Image.fromarray(pixels), size), width, height, "pixels")
 
 
-def from_any(picture: bytes | Pixels, size: int, *, max_pixels: int) -> Decoded:
+def from_any(picture: bytes | Pixels, size: int, *, max_pixels: int, room_for: RoomFor | None = None) -> Decoded:
     """An encoded picture, or (height, width, 3) pixels."""
     if isinstance(picture, bytes):
-        return decode(picture, size, max_pixels=max_pixels)
-    return from_pixels(picture, size, max_pixels=max_pixels)
+        return decode(picture, size, max_pixels=max_pixels, room_for=room_for)
+    return from_pixels(picture, size, max_pixels=max_pixels, room_for=room_for)
 
 
 def is_plain(data: bytes) -> bool:
@@ -113,25 +128,33 @@ def is_plain(data: bytes) -> bool:
     return kind == "JPEG" and _scans(data) <= PLAIN_SCANS
 
 
-def _decode(data: bytes, size: int | None, max_pixels: int) -> Decoded:
+def _decode(data: bytes, size: int | None, max_pixels: int, take: Callable[[int], None]) -> Decoded:
+    """`take` is called with the bytes that it needs, before it takes them."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
         _check_pixels(width, height, max_pixels)
-        if image.format in ("JPEG", "MPO"):
-            _check_scans(data)
+        beside = _check_jpeg(image, data) if image.format in ("JPEG", "MPO") else 0
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            beside = _check_tiles(image, data, max_pixels)
         if size is not None and image.format in ("JPEG", "MPO"):
             image.draft(image.mode, (2 * size, 2 * size))  # decodes at 1/2, 1/4 or 1/8, never below twice the size
-        image.load()
-        _check_pixels(*image.size, max_pixels)
-        turn = _orientation(image)
-        rgb = _to_rgb(image)
-        if turn in _TURN:
-            rgb = rgb.transpose(_TURN[turn])
-        if turn >= 5:
-            width, height = height, width
-        name = "JPEG" if image.format == "MPO" else str(image.format)
-        pixels = _squeeze(rgb, size)
+        take(_needed(image, size) + beside)
+        pixels, turned = _pixels(image, size, max_pixels)
+    if turned:
+        width, height = height, width
+    name = "JPEG" if image.format == "MPO" else str(image.format)
     return Decoded(pixels, width, height, name)
+
+
+def _pixels(image: Image.Image, size: int | None, max_pixels: int) -> tuple[Pixels, bool]:
+    """Those of `Decoded`, and whether the picture lay on its side."""
+    image.load()
+    _check_pixels(*image.size, max_pixels)
+    turn = _orientation(image)
+    rgb = _to_rgb(image)
+    if turn in _TURN:
+        rgb = rgb.transpose(_TURN[turn])
+    return _squeeze(rgb, size), turn >= 5
 
 
 def _squeeze(rgb: Image.Image, size: int | None) -> Pixels:
@@ -149,13 +172,16 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _check_scans(jpeg: bytes) -> None:
-    if _scans(jpeg) > MAX_SCANS:
+def _check_jpeg(image: Image.Image, jpeg: bytes) -> int:
+    """Bytes that its decoder keeps beside the pixels: all coefficients, where it goes over them several times."""
+    scans = _scans(jpeg)
+    if scans > MAX_SCANS:
         raise InvalidValue(
             "too_many_scans",
             f"The JPEG goes over its pixels more than {MAX_SCANS} times.",
             hint="Save it as a baseline or an ordinary progressive JPEG.",
         )
+    return 2 * len(image.getbands()) * image.width * image.height if scans > 1 else 0
 
 
 def _scans(jpeg: bytes) -> int:
@@ -171,11 +197,73 @@ def _scans(jpeg: bytes) -> int:
     return found
 
 
+def _check_tiles(image: TiffImagePlugin.TiffImageFile, tiff: bytes, max_pixels: int) -> int:
+    """Bytes of a tile, unpacked whole however little the picture shows of it. A strip has no more than that."""
+    found = [tag for tag in _tags(tiff, image) if tag in _TILE_SIDES]
+    if not found:
+        return 0
+    width, height = (image.tag_v2.get(tag) for tag in _TILE_SIDES)
+    if len(found) != 2 or not isinstance(width, int) or not isinstance(height, int) or min(width, height) < 1:
+        raise ValueError("nobody can tell how large its tiles are")
+    _check_pixels(width, height, max_pixels)
+    return _TILE_BYTES * width * height
+
+
+def _tags(tiff: bytes, image: TiffImagePlugin.TiffImageFile) -> list[int]:
+    """Of the directory that is read, with repetitions: of twins Pillow takes the last, and libtiff the first."""
+    order, big = "<" if tiff[:2] == b"II" else ">", 43 in tiff[2:4]
+    counted, entry_bytes = ("Q", 20) if big else ("H", 12)
+    start = image.tag_v2.offset + struct.calcsize(counted)
+    (count,) = struct.unpack_from(order + counted, tiff, image.tag_v2.offset)
+    ends = min(start + count * entry_bytes, len(tiff) - entry_bytes + 1)
+    return [struct.unpack_from(order + "H", tiff, place)[0] for place in range(start, ends, entry_bytes)]
+
+
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001  unreadable metadata: taken as upright
         return 1
+
+
+# Memory
+
+_COPY_BYTES = 4  # of a pixel in each of Pillow's pictures of more than a channel
+_BYTES_EACH = {  # of a pixel, as it is kept and as it becomes RGB; two copies where nothing is said
+    **dict.fromkeys(("RGB", "RGBX"), _COPY_BYTES),
+    **dict.fromkeys(("1", "L", "P"), 1 + _COPY_BYTES),
+    **dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), 2 + 4 + _COPY_BYTES),
+    **dict.fromkeys(("I", "F"), 4 + 8 + _COPY_BYTES),
+}
+_WORK_BYTES = 16  # of a pixel on its way to RGB, of those that go together
+_WEBP_BYTES = 12  # two canvases, and what it hands out
+_TILE_BYTES = 16  # of a pixel: four channels of 32 bits, more than any mode has
+_ROW_BYTES = 24  # where each row of three copies lies
+_WEIGHT_BYTES = 16  # of the filter that squeezes, for each pixel of a side
+
+
+def _needed(image: Image.Image, size: int | None) -> int:
+    """At most so many bytes, by what the header says: its copies, one of them turned, and what squeezing it takes."""
+    each = _BYTES_EACH.get(image.mode, 2 * _COPY_BYTES) + _COPY_BYTES
+    if "transparency" in image.info:
+        each = max(each, 3 * _COPY_BYTES)
+    if image.format == "WEBP":
+        each += _WEBP_BYTES
+    if size is None:
+        each += 9  # three bytes of an array, twice over before they are together
+    pixels = image.width * image.height
+    work = 0 if image.mode == "RGB" else _WORK_BYTES * min(pixels, _AT_ONCE)
+    return each * pixels + work + _of_sides(image.width, image.height)
+
+
+def _of_sides(width: int, height: int) -> int:
+    """What comes for each row and column, which is much for pictures of one. Squeezed in one direction it is small."""
+    return (_ROW_BYTES + _WEIGHT_BYTES) * (width + height)
+
+
+def _take(room: ExitStack, room_for: RoomFor | None, needed: int) -> None:
+    if room_for is not None and needed > SMALL_BYTES:
+        room.enter_context(room_for(needed))
 
 
 # Modes

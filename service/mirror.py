@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from service import artifacts, images, shadows
 from service.db import Database
 from service.db.tables import ModelVersion
+from service.decoding import Decoding
 from service.inference import choice
 from service.inference.engine import Engine
 from service.inference.programs import Stored
@@ -49,10 +50,11 @@ class Offer:
 
 
 class Mirror:
-    def __init__(self, settings: Settings, db: Database, engine: Engine) -> None:
+    def __init__(self, settings: Settings, db: Database, engine: Engine, decoding: Decoding) -> None:
         self._settings = settings
         self._db = db
         self._engine = engine
+        self._decoding = decoding
         self._offers: deque[Offer] = deque()
         self._changed = threading.Condition()
         self._counts: dict[str, Counts] = defaultdict(Counts)
@@ -122,8 +124,9 @@ class Mirror:
         size = one.candidate.card["image_size"]
         if one.pixels.shape[1] == size:
             return one.pixels
-        most = self._settings.max_image_pixels
-        return np.stack([images.from_any(picture, size, max_pixels=most).pixels for picture in one.pictures])
+        most, room_for = self._settings.max_image_pixels, self._decoding.room_for
+        decoded = [images.from_any(picture, size, max_pixels=most, room_for=room_for) for picture in one.pictures]
+        return np.stack([picture.pixels for picture in decoded])
 
     def _flush(self) -> None:
         with self._changed:

@@ -14,7 +14,12 @@ GiB = 1024**3
 
 
 GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
-DIVIDED = ("model_memory_bytes", "inference_queue", "max_bodies_bytes")  # among the processes that serve
+DIVIDED = (
+    "model_memory_bytes",
+    "inference_queue",
+    "max_bodies_bytes",
+    "max_decoding_bytes",
+)  # among the processes that serve
 
 
 class Settings(BaseSettings):
@@ -44,6 +49,9 @@ class Settings(BaseSettings):
     max_classify_bytes: int = Field(256 * MiB, gt=0, description="largest body of one classify request")
     max_bodies_bytes: int = Field(
         GiB, gt=0, description="pictures being answered, in bytes, beyond which 503 is answered"
+    )
+    max_decoding_bytes: int = Field(
+        512 * MiB, gt=0, description="memory of the pictures being decoded together; one alone may need more"
     )
     max_infer_json_bytes: int = Field(16 * MiB, gt=0, description="largest JSON part of one request to /v2")
     max_body_bytes: int = Field(1 * MiB, gt=0, description="largest JSON body other than classify's")

@@ -9,9 +9,10 @@ from service import images
 SIDE = 128  # px, of the longer side
 
 
-def thumbnail(data: bytes, max_pixels: int) -> tuple[bytes, str]:
+def thumbnail(data: bytes, max_pixels: int, room_for: images.RoomFor) -> tuple[bytes, str]:
     """At most 128 px a side with the picture's own proportions: PNG where nothing was lost, else JPEG; its type."""
-    decoded = images.decode(data, SIDE, max_pixels=max_pixels)  # a large JPEG is decoded at a fraction of its size
+    # a large JPEG is decoded at a fraction of its size
+    decoded = images.decode(data, SIDE, max_pixels=max_pixels, room_for=room_for)
     longer = max(decoded.width, decoded.height)
     if longer <= SIDE:
         return _encoded(images.decode(data, None, max_pixels=max_pixels).pixels, None, "PNG"), "image/png"

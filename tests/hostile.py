@@ -47,6 +47,17 @@ def chatty_png(side: int, chunks: int) -> bytes:
     return plain[:33] + chunk * chunks + plain[33:]
 
 
+def tiled_tiff(side: int, tile: int, *, twin: int | None = None) -> bytes:
+    """A grey picture of one deflated tile. `twin` is the side of a tile that a second pair of tags tells."""
+    body = zlib.compress(bytes(tile * tile) if tile < 4096 else b"", 9)
+    sides = [(322, tile), (323, tile)]
+    tags = [(256, side), (257, side), (258, 8), (259, 8), (262, 1), (277, 1), *sides, (324, 0), (325, len(body))]
+    tags = sorted(tags + ([(tag, twin) for tag, _ in sides] if twin else []), key=lambda one: one[0])
+    at = 8 + 2 + 12 * len(tags) + 4
+    rows = [struct.pack("<2H2L", tag, 4, 1, at if tag == 324 else value) for tag, value in tags]
+    return struct.pack("<2sHLH", b"II", 42, 8, len(tags)) + b"".join(rows) + bytes(4) + body
+
+
 def quoted_overlap(path: Path, copies: int = 50) -> Path:
     """Every directory entry points at one and the same local header."""
     name, body = b"a/0.png", zlib.compress(bytes(100_000), 9)[2:-4]
@@ -68,10 +79,15 @@ def _end(count: int, size: int, start: int) -> bytes:
 
 def huge_png(side: int = 13_000) -> bytes:
     """20 kB that declare 169 million pixels."""
+    return blank_png(side, side)
+
+
+def blank_png(width: int, height: int, *, rgba: bool = False) -> bytes:
+    """All zeros: of one bit each, or of four channels."""
     row = zlib.compressobj(9)
-    blank = b"\0" * ((side + 7) // 8 + 1)
-    body = b"".join(row.compress(blank) for _ in range(side)) + row.flush()
-    head = struct.pack(">2L5B", side, side, 1, 0, 0, 0, 0)
+    blank = b"\0" * (1 + (4 * width if rgba else (width + 7) // 8))
+    body = b"".join(row.compress(blank) for _ in range(height)) + row.flush()
+    head = struct.pack(">2L5B", width, height, 8 if rgba else 1, 6 if rgba else 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", head) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
 
 

@@ -3,7 +3,12 @@
 import contextlib
 import gc
 import io
+import json
 import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -192,6 +197,16 @@ def test_the_cap_counts_pixels() -> None:
 # Memory
 
 
+def test_a_tile_larger_than_a_picture_may_be_is_refused() -> None:
+    assert images.decode(hostile.tiled_tiff(100, 112), 32, max_pixels=LIMIT).width == 100
+    bomb = hostile.tiled_tiff(100, 16384)
+    assert len(bomb) < 200
+    assert code(bomb) == "too_many_pixels"
+    # libtiff believes the first of two tags, Pillow the last
+    assert code(hostile.tiled_tiff(100, 16384, twin=112)) == "image_corrupt"
+    assert code(hostile.tiled_tiff(100, 112, twin=16384)) == "image_corrupt"
+
+
 def test_a_reason_keeps_no_picture_in_memory() -> None:
     cut = hostile.picture(side=600)[:-50_000]
     reasons = []
@@ -201,3 +216,96 @@ def test_a_reason_keeps_no_picture_in_memory() -> None:
         reasons.append(caught.value)
     assert [one.code for one in reasons] == ["image_truncated"] * 3
     assert not [one for one in gc.get_objects() if issubclass(type(one), Image.Image) and one.size == (600, 600)]
+
+
+def test_only_what_is_not_small_asks_for_room() -> None:
+    asked = list[int]()
+
+    @contextlib.contextmanager
+    def room_for(size: int) -> Iterator[None]:
+        asked.append(size)
+        yield
+
+    for side in (64, 500, 3000):
+        photo = encoded(Image.new("RGB", (side, side)), "JPEG")
+        images.decode(photo, 64, max_pixels=LIMIT, room_for=room_for)  # at an eighth of its size
+        images.decode(hostile.picture("PNG", min(side, 500)), 64, max_pixels=LIMIT, room_for=room_for)
+    assert asked == []
+    for data in (encoded(Image.new("RGB", (3000, 3000)), "JPEG", progressive=True), hostile.blank_png(2000, 2000)):
+        images.decode(data, 64, max_pixels=LIMIT, room_for=room_for)
+    assert len(asked) == 2
+
+
+PROBE = """
+import json, sys
+from contextlib import contextmanager
+from pathlib import Path
+from service import images
+from tests import hostile
+
+def now(name):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
+
+images.SMALL_BYTES = 0
+told = []
+
+@contextmanager
+def room_for(size):
+    told.append(size)
+    yield
+
+images.decode(hostile.picture(side=16), 224, max_pixels=10**9)
+for path in map(Path, sys.argv[1:]):
+    data, size = path.read_bytes(), 224
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of memory is that of now
+    before = now("VmRSS")
+    images.decode(data, None if path.suffix == ".whole" else size, max_pixels=10**9, room_for=room_for)
+    print(json.dumps([told.pop(), now("VmHWM") - before]))
+"""
+
+
+def large_pictures() -> dict[str, bytes]:
+    side = 1400
+    noise = np.random.default_rng(0).integers(0, 256, (side, side), dtype=np.uint8)
+    grey = Image.fromarray(noise)
+    rgb, turned = Image.merge("RGB", [grey] * 3), Image.Exif()
+    turned[0x0112] = 6
+    rgba = Image.merge("RGBA", [grey] * 4)
+    deep = Image.fromarray(noise.astype(np.uint16) * 257)
+    return {
+        "grey": encoded(grey, compress_level=1),
+        "rgb": encoded(rgb, compress_level=1),
+        "rgb turned": encoded(rgb, "TIFF", exif=turned),
+        "rgb.whole": encoded(rgb, "BMP"),
+        "rgba": encoded(rgba, compress_level=1),
+        "rgba, webp": encoded(rgba.resize((side, side)), "WEBP", lossless=True, method=0, quality=0),
+        "rgb, webp": encoded(rgb, "WEBP", method=0),
+        "palette": encoded(rgb.quantize(16), compress_level=1, transparency=3),
+        "gif": encoded(rgb.quantize(16), "GIF"),
+        "cmyk": encoded(rgb.convert("CMYK"), "TIFF", compression="tiff_lzw"),
+        "deep": encoded(deep, "TIFF"),
+        "numbers": encoded(Image.fromarray(noise.astype(np.int32) - 100), "TIFF"),
+        "fractions": encoded(Image.fromarray(noise.astype(np.float32)), "TIFF"),
+        "scans": encoded(rgb, "JPEG", progressive=True),
+        "tile": hostile.tiled_tiff(side, 3200),
+        "narrow": hostile.blank_png(1, 2_000_000),
+        "flat": hostile.blank_png(2_000_000, 1),
+    }
+
+
+def test_decoding_takes_no_more_memory_than_was_told_before(tmp_path: Path) -> None:
+    kinds = large_pictures()
+    for name, data in kinds.items():
+        (tmp_path / name).write_bytes(data)
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *(str(tmp_path / name) for name in kinds)],
+        env={"PATH": "", "MALLOC_MMAP_THRESHOLD_": "65536"},  # what is given back is gone
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name, line in zip(kinds, done.stdout.splitlines(), strict=True):
+        told, taken = json.loads(line)
+        assert taken <= told * 1.05 + 4 * 2**20, (name, told, taken)
+        assert told <= 3 * taken + 8 * 2**20 or name == "tile", (name, told, taken)

@@ -24,6 +24,7 @@ from service.db import Database
 from service.db.migrate import upgrade
 from service.db.tables import Measurement
 from service.ids import now
+from tests import hostile
 from tests.conftest import KEY, Fovea, png
 from tests.test_errors import check
 from tests.test_shadows import PIXELS, add_versions
@@ -187,6 +188,24 @@ def test_dear_pictures_of_one_client_do_not_hold_up_those_of_another(tmp_path: P
             waits.append(time.perf_counter() - asked)
         assert len(slow.result().json()["results"]) == 20
         assert max(waits) < (time.perf_counter() - began) / 2, "it waited for all of the many"
+
+
+def test_large_pictures_are_decoded_one_after_the_other(tmp_path: Path) -> None:
+    body = hostile.blank_png(3500, 3500, rgba=True)  # 50 kB, and 50 MB for each copy
+    with serving(tmp_path, FOVEA_MAX_DECODING_BYTES="1000000", FOVEA_INFERENCE_THREADS="6") as fovea:
+        assert fovea.http.post(ASK, content=PICTURE).status_code == 200
+        process = Path(f"/proc/{fovea.processes['service'].pid}")
+        (process / "clear_refs").write_text("5")  # the peak of memory is that of now
+        before = memory(process, "VmRSS")
+        answer = fovea.http.post(ASK, files=[("file", (f"{k}.png", body)) for k in range(12)])
+        assert answer.status_code == 200, answer.text
+        assert [row["error"] for row in answer.json()["results"]] == [None] * 12
+        assert memory(process, "VmHWM") - before < 200e6
+
+
+def memory(process: Path, name: str) -> int:
+    (found,) = [line for line in (process / "status").read_text().splitlines() if line.startswith(name)]
+    return int(found.split()[1]) * 1024
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from service import aliases, artifacts, jobs, shadows
 from service.api import examples
 from service.db import Database
 from service.db.migrate import upgrade
+from service.decoding import Decoding
 from service.inference.engine import Engine
 from service.inference.programs import TORCH, Stored
 from service.mirror import Mirror, Offer
@@ -175,7 +176,7 @@ def test_what_is_offered_while_a_request_waits_is_dropped_and_counted(tmp_path: 
         versions = [artifacts.find_version(session, f"flowers:{number}")[1] for number in (1, 3)]
         programs = [artifacts.program(session, version, TORCH) for version in versions]
     engine = Engine(settings)
-    mirror = Mirror(settings, database, engine)
+    mirror = Mirror(settings, database, engine, Decoding(settings.max_decoding_bytes))
     small = np.ascontiguousarray(PIXELS[:, :16, :16])
     logits = engine.submit(versions[0].id, lambda: programs[0], small).result(60).outputs.logits
     go_on = threading.Event()

@@ -21,6 +21,7 @@ from service.api.remembered import Remembered
 from service.api.results import Wanted
 from service.db import Database
 from service.db.tables import Model, ModelVersion, Shadow
+from service.decoding import Decoding
 from service.errors import PayloadTooLarge, ServiceError
 from service.inference import choice
 from service.inference.engine import Engine, Scored, merged
@@ -75,7 +76,13 @@ class Answered:
 
 class Answering:
     def __init__(
-        self, settings: Settings, db: Database, remembered: Remembered, engine: Engine, mirror: Mirror
+        self,
+        settings: Settings,
+        db: Database,
+        remembered: Remembered,
+        engine: Engine,
+        mirror: Mirror,
+        decoding: Decoding,
     ) -> None:
         self._settings = settings
         self._db = db
@@ -83,6 +90,7 @@ class Answering:
         self._engine = engine
         self._turn = Turn(engine)
         self._mirror = mirror
+        self._decoding = decoding
         self._decoders = ThreadPoolExecutor(settings.engine_threads, "decode")
 
     def close(self) -> None:
@@ -176,19 +184,19 @@ class Answering:
         """The first of them, and those that fit into a slice with it."""
         ending, decoded = time.perf_counter() + SLICE_SECONDS, list[Decoded]()
         for picture in pictures:
-            decoded.append(self._decode(picture, size, self._settings.max_image_pixels))
+            decoded.append(self._decode(picture, size, self._settings.max_image_pixels, self._decoding.room_for))
             if time.perf_counter() > ending:
                 break
         return decoded
 
-    def _decode(self, picture: Picture, size: int, max_pixels: int) -> Decoded:
+    def _decode(self, picture: Picture, size: int, max_pixels: int, room_for: images.RoomFor | None = None) -> Decoded:
         if isinstance(picture, ServiceError):
             return picture
         try:
             limit = self._settings.max_image_bytes
             if isinstance(picture, bytes) and len(picture) > limit:
                 raise PayloadTooLarge("image_too_large", f"a picture may have {limit} bytes")
-            return images.from_any(picture, size, max_pixels=max_pixels)
+            return images.from_any(picture, size, max_pixels=max_pixels, room_for=room_for)
         except ServiceError as error:
             return error
 

@@ -46,6 +46,7 @@ from service.api.context import Once
 from service.api.examples import PROBLEMS
 from service.api.remembered import Remembered
 from service.db import Database
+from service.decoding import Decoding
 from service.errors import ServiceError
 from service.ids import new_id
 from service.inference.engine import Engine
@@ -71,8 +72,9 @@ def create_app(settings: Settings, place: int | None = None) -> "Edge":
         if place is None:
             prepare(database, settings)
         app.state.engine = engine = Engine(settings)
-        app.state.mirror = mirror = Mirror(settings, database, engine)
-        app.state.answering = answering = Answering(settings, database, app.state.remembered, engine, mirror)
+        decoding: Decoding = app.state.decoding
+        app.state.mirror = mirror = Mirror(settings, database, engine, decoding)
+        app.state.answering = answering = Answering(settings, database, app.state.remembered, engine, mirror, decoding)
         await run_in_threadpool(answering.warm)
         sweeping = asyncio.create_task(_sweep(database, settings)) if not place else None
         yield
@@ -95,6 +97,7 @@ def create_app(settings: Settings, place: int | None = None) -> "Edge":
     app.state.remembered = Remembered(app.state.database)
     app.state.room = Room(settings.max_bodies_bytes)
     app.state.closing = Closing()
+    app.state.decoding = Decoding(settings.max_decoding_bytes)
     mine = (
         health,
         upload_routes,

@@ -192,7 +192,8 @@ def small_picture(
     headers = {"ETag": f'"{image}-{SIDE}"', "Cache-Control": "private, max-age=86400"}
     if headers["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    body, kind = thumbnail(versions.picture_bytes(settings, version, item), settings.max_image_pixels)
+    data = versions.picture_bytes(settings, version, item)
+    body, kind = thumbnail(data, settings.max_image_pixels, request.app.state.decoding.room_for)
     return Response(body, media_type=kind, headers=headers)
 
 
