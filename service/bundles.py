@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from service.datasets import archive
 from service.datasets.zip_format import Entry
 from service.errors import InvalidValue
 from service.images import RESIZE
+from service.labels import name_fault
 from service.settings import MiB, Settings
 
 MAX_ENTRIES = 200
@@ -29,8 +30,18 @@ TEMPERATURES = (0.01, 100.0)  # our own fit gives 0.05 to 20; logits of float32 
 MODEL, CARD, GOLDEN, MANIFEST = "model.onnx", "card.json", "golden.json", "manifest.json"
 HINT = "export the model version again, and send the file as it was"
 
+
 Text = Annotated[str, Field(max_length=200)]
 Chance = Annotated[float, Field(ge=0, le=1)]
+
+
+def _class_name(name: str) -> str:
+    if (why := name_fault(name)) is not None:
+        raise ValueError(f"the name of a class {why}")
+    return name
+
+
+ClassName = Annotated[str, AfterValidator(_class_name)]
 
 
 class _Foreign(BaseModel):
@@ -57,7 +68,7 @@ class Card(_Foreign):
     model: Text
     version: int = Field(ge=1, le=2**31)
     task: Literal["single_label", "multi_label"]
-    classes: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(min_length=2, max_length=10_000)
+    classes: list[ClassName] = Field(min_length=2, max_length=10_000)
     image_size: int = Field(ge=8, le=512)
     resize: dict[str, Any]
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")

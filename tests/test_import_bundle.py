@@ -265,6 +265,8 @@ CASES: dict[str, tuple[str, Callable[[Files], bytes]]] = {
     "another label of a golden": ("bundle_differs", _another_label),
     "at most eight rows": ("bundle_differs", lambda files: _model(files, _few_rows)),
     "another resize": ("bundle_invalid", lambda files: _card(files, resize={"mode": "crop"})),
+    "a class whose name is not all seen": ("bundle_invalid", lambda files: _card(files, classes=["a", "b", "c\u202e"])),
+    "a class whose name is too long": ("bundle_invalid", lambda files: _card(files, classes=["a", "b", "c" * 201])),
     "twice the same class": ("bundle_invalid", lambda files: _card(files, classes=["red", "red", "red"])),
     "a card that is a bomb": ("bundle_invalid", lambda files: zipped({**files, "card.json": b"[" * 100_000})),
     "not an ONNX file": ("bundle_model", lambda files: zipped({**files, "model.onnx": b"\x80\x04pickle" * 9})),

@@ -118,3 +118,28 @@ def test_bytes_that_are_not_utf_8_are_named_by_their_line() -> None:
     for body, number in ((b"0.png,\xff\n" + good, 1), (good + b"\xff", 3001)):
         with pytest.raises(InvalidValue, match=f"Line {number} of labels.csv is not UTF-8"):
             arrange(entries, lambda found, body=body: body)  # type: ignore[misc]
+
+
+UNSEEN = ("A\0", "A\x1b[31m", "A\u202eB", "A\u2066B", "A\u200bB", "A\u00adB", "A\u2028B", "\ufeffA", "A\x85B")
+
+
+@pytest.mark.parametrize("name", [*UNSEEN, "B" * 201, "é" * 201])
+def test_what_no_class_can_be_called_is_refused_with_its_line_or_its_folder(name: str) -> None:
+    found = refused("labels.csv", *PAIRS, table=f"{PAIRS[0]},good\n{PAIRS[1]},bad;{name}\n")
+    assert found.code == "labels_csv_invalid"
+    assert found.detail.startswith("Line 2 of labels.csv has the label ")
+    found = refused(*PAIRS, f"{name}/1.png", f"{name}/2.png")
+    assert found.code == "invalid_label"
+    assert "No class can be named as the folder" in found.detail
+    assert len(found.detail) < 400
+    assert laid(*PAIRS, f"{name}/readme.txt").candidates  # what labels no picture may have any name
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", '6" nail', "=SUM(A1)", "нет", "می\u200cخواهم", "👩\u200d🔬", "é" * 200, "a\u00a0b"]
+)
+def test_ordinary_names_of_all_scripts_are_classes(name: str) -> None:
+    assert rows(laid(f"{name}/1.png", f"{name}/2.png", *PAIRS))
+    quote = name.replace('"', '""')
+    table = "".join(f'{path},"{quote}"\n' for path in PAIRS[:2]) + "".join(f"{path},B\n" for path in PAIRS[2:])
+    assert {label for label, _ in rows(laid("labels.csv", *PAIRS, table=table))} == {name, "B"}

@@ -94,6 +94,8 @@ def test_a_kept_prediction_is_the_answer_with_its_pictures_and_origin(trained: F
     check(trained.http.get(f"{url}/image?index=9"), 404, "image_not_found")
     check(trained.http.post(f"{url}/label", json={"label": "red"}), 422, "index_missing")
     check(trained.http.post(f"{url}/label", json={"label": "red;blue", "index": 0}), 422, "invalid_value")
+    for name in ("x" * 201, "a\u202eb", "a\0", ""):
+        check(trained.http.post(f"{url}/label", json={"label": name, "index": 0}), 422, "invalid_value")
     check(trained.http.post(f"{url}/label", json={"index": 0}), 422, "invalid_value")
     check(trained.http.post(f"{url}/label", json={"labels": ["red"], "index": 0}), 422, "one_label")
 

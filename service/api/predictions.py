@@ -20,7 +20,7 @@ from service.db import Database
 from service.db.tables import Model, ModelVersion, Prediction, PredictionItem
 from service.errors import InvalidValue
 from service.inference.score import several
-from service.labels import joined
+from service.labels import MAX_CHARACTERS, SEPARATOR, is_portable, joined, name_fault
 from service.layers import Strict
 
 router = APIRouter(prefix="/v1/predictions", tags=["predictions"])
@@ -33,13 +33,16 @@ Json = dict[str, Any]
 def _class_name(text: str) -> str:
     """As a labels.csv would have it: so that a dataset can be made of it."""
     name = unicodedata.normalize("NFC", text.strip())
-    if not name or ";" in name or any(unicodedata.category(one) == "Cc" for one in name):
-        raise ValueError("a class name has no ';' and no control character, and is not empty")
+    why = name_fault(name) or (None if is_portable(name) else f"has {SEPARATOR!r} in it")
+    if why is not None:
+        raise ValueError(f"no class can be named so: it {why}")
     return name
 
 
 ClassName = Annotated[
-    str, Field(max_length=200, json_schema_extra={"pattern": r"^[^;]*[^\s;][^;]*$"}), AfterValidator(_class_name)
+    str,
+    Field(max_length=MAX_CHARACTERS, json_schema_extra={"pattern": r"^[^;]*[^\s;][^;]*$"}),
+    AfterValidator(_class_name),
 ]
 
 

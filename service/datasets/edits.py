@@ -17,14 +17,12 @@ from sqlalchemy import Table, bindparam, insert, literal, select, update
 from sqlalchemy.orm import Session
 
 from service.datasets import usable, versions
-from service.datasets.archive import MAX_PART_BYTES
 from service.datasets.contents import contents
 from service.datasets.reports import after_edit
-from service.datasets.zip_format import FORBIDDEN
 from service.db.tables import Dataset, DatasetVersion, Item
 from service.errors import InvalidValue
 from service.ids import new_id, now
-from service.labels import SEPARATOR, joined
+from service.labels import SEPARATOR, is_portable, joined, name_fault
 from service.layers import Strict
 
 Action = Literal["relabel", "move", "remove"]
@@ -184,20 +182,11 @@ def _name(given: str, param: str, classes: set[str], *, several: bool) -> str:
     name = unicodedata.normalize("NFC", given)
     if name in classes:
         return name
-    if not name or name != name.strip() or SEPARATOR in name or FORBIDDEN.search(name):
-        raise InvalidValue(
-            "invalid_label",
-            "a class has a name without ';', spaces around it or control characters",
-            hint="or take the name of a class that the version has",
-            param=param,
-        )
-    if len(name.encode("utf-8", "surrogatepass")) > MAX_PART_BYTES or not _is_unicode(name):
-        raise InvalidValue("invalid_label", f"a class name has at most {MAX_PART_BYTES} bytes of UTF-8", param=param)
+    why = name_fault(name) or (None if is_portable(name) else f"has {SEPARATOR!r} in it, or spaces around it")
+    if why is not None:
+        hint = "or take the name of a class that the version has"
+        raise InvalidValue("invalid_label", f"no class can be named so: it {why}", hint=hint, param=param)
     return name
-
-
-def _is_unicode(name: str) -> bool:
-    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _counted(made: Plan) -> dict[str, int]:

@@ -21,7 +21,7 @@ from service.datasets import versions
 from service.datasets.layout import LABELS_FILE, MIN_PICTURES
 from service.db.tables import DatasetVersion, Item, ModelVersion, Prediction, PredictionItem
 from service.errors import Conflict
-from service.labels import SEPARATOR, joined, separate
+from service.labels import SEPARATOR, is_portable, joined, separate
 from service.settings import Settings
 
 Take = Literal["labelled", "uncertain"]
@@ -128,7 +128,7 @@ def _portable(item: Item) -> str:
 
 
 def _check_label(label: str) -> None:
-    if SEPARATOR in label or label != label.strip():
+    if not is_portable(label):
         raise Conflict(
             "label_not_portable",
             f"the class {label!r} cannot be named in a {LABELS_FILE}",

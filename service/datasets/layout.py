@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from service.datasets.archive import PICTURES, is_junk
 from service.datasets.zip_format import Entry, quoted
 from service.errors import InvalidValue
-from service.labels import SEPARATOR
+from service.labels import SEPARATOR, name_fault
 
 LABELS_FILE = "labels.csv"
 LEAST_BYTES, BYTES_EACH = 1024**2, 1000  # of labels.csv: always allowed, and for each entry of the archive
@@ -127,8 +127,16 @@ def _from_folders(pictures: Sequence[Entry]) -> list[Candidate]:
     for entry, parts in zip(pictures, paths, strict=True):
         if len(parts) >= (2 if place is None else 3):
             label, split = _label(parts, place)
+            _check_folder(label)
             candidates.append(Candidate(entry, entry.name, (label,), split))
     return candidates
+
+
+def _check_folder(name: str) -> None:
+    if (why := name_fault(name)) is not None:
+        raise InvalidValue(
+            "invalid_label", f"No class can be named as the folder {quoted(name)}: it {why}.", hint="Rename the folder."
+        )
 
 
 def _unwrapped(paths: list[Parts]) -> list[Parts]:
@@ -252,6 +260,9 @@ def _fields(row: list[str], number: int) -> tuple[str, tuple[str, ...], str | No
     names = [unicodedata.normalize("NFC", name.strip()) for name in label.split(SEPARATOR)] if label else []
     if not path or not all(names) or (split and split.casefold() not in SPLITS):
         raise _invalid(number, "has an empty path or label, or a split other than train, val and test")
+    for name in names:
+        if (why := name_fault(name)) is not None:
+            raise _invalid(number, f"has the label {quoted(name)}, which {why}")
     return path.removeprefix("./"), tuple(sorted(set(names))), SPLITS[split.casefold()] if split else None
 
 
