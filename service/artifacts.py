@@ -8,6 +8,8 @@ back is checked against its SHA-256 before anybody sees it.
 import hashlib
 import mmap
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import delete, func, insert, select, update
@@ -78,7 +80,17 @@ def pieces(database: Database, blob: Blob) -> Iterator[bytes]:
 
 
 def _corrupt(blob_id: str) -> InternalError:
-    return InternalError("blob_corrupt", f"stored bytes {blob_id} do not match their SHA-256")
+    hint = "the disk of the database may be failing: look at it, and restore the last backup"
+    return InternalError("blob_corrupt", f"stored bytes {blob_id} do not match their SHA-256", hint=hint)
+
+
+def is_whole(session: Session, blob_id: str) -> bool:
+    """Are the bytes of a blob those that were written? They are read a chunk at a time."""
+    digest = hashlib.sha256()
+    rows = select(Chunk.data).where(Chunk.blob_id == blob_id).order_by(Chunk.number)
+    for piece in session.scalars(rows.execution_options(yield_per=1)):
+        digest.update(piece)
+    return digest.hexdigest() == session.get_one(Blob, blob_id).sha256
 
 
 def sweep(session: Session) -> None:
@@ -121,6 +133,37 @@ def last_checkpoint(session: Session, job_id: str) -> Checkpoint | None:
 
 def best_checkpoint(session: Session, job_id: str) -> Checkpoint | None:
     return session.scalar(select(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.is_best))
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """Where a job goes on: a checkpoint with its bytes, or without one the beginning."""
+
+    checkpoint: Checkpoint | None = None
+    data: bytes = b""
+    is_damaged: bool = False  # is a checkpoint of the job, so that it goes on from an earlier one or from the beginning
+
+
+def resumption(session: Session, job_id: str) -> Resumption:
+    """From the last checkpoint, or where its bytes are damaged from the best, or from the beginning.
+
+    From the beginning too when the best is damaged, for the model is to be made of it. Learned again, it is the same.
+    """
+    last, best = last_checkpoint(session, job_id), best_checkpoint(session, job_id)
+    if best is not None and best is not last and not is_whole(session, best.id):
+        return Resumption(is_damaged=True)
+    for row in (last, best):
+        if row is not None:
+            with suppress(InternalError):
+                return Resumption(row, read_blob(session, row.id), is_damaged=row is not last)
+    return Resumption(is_damaged=last is not None)
+
+
+def go_back(session: Session, job_id: str, found: Resumption, step: int) -> None:
+    """Makes the job's only checkpoint the one that it resumes from, which is of this step; the others are forgotten."""
+    keep = [] if found.checkpoint is None else [found.checkpoint.id]
+    jobs.delete_checkpoints(session, job_id, keep)
+    session.execute(update(Checkpoint).where(Checkpoint.id.in_(keep)).values(is_last=True, step=step))
 
 
 # --- model versions --------------------------------------------------------------------------------------------------

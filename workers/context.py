@@ -1,5 +1,6 @@
 """What a running job needs besides its own work, and how it learns that it should end early."""
 
+import logging
 import threading
 import time
 from dataclasses import dataclass, field
@@ -8,6 +9,8 @@ from service import jobs
 from service.db import Database
 from service.jobs import Hold, LeaseLost
 from service.settings import Settings
+
+log = logging.getLogger("fovea.job")
 
 
 class Interrupted(Exception):
@@ -42,6 +45,13 @@ class Context:
             if job.status in ("pausing", "cancelling"):
                 return "pause"
             return "stop" if job.stop_requested else None
+
+    def warn(self, message: str) -> None:
+        """Tells whoever reads the job's events or its log. Raises LeaseLost."""
+        log.warning("%s", message)
+        with self.database.write() as session:
+            jobs.fenced(session, self.hold)
+            jobs.record_event(session, self.hold.job_id, "warning", {"message": message})
 
     def let_go(self) -> None:
         """Raises Interrupted when the job should leave its work for a later attempt."""

@@ -54,7 +54,7 @@ def learn(context: Context, job: Job, observer: Observer | None = None) -> Learn
     began = time.monotonic() - (now() - job.started_at if job.attempt == 1 and job.started_at else 0.0)
     device, threads = _machine(context)
     if device == "cpu" and context.settings.on_gpu:
-        _warn(context, "there is a driver of graphics cards, but no card that torch can use: the processor trains")
+        context.warn("there is a driver of graphics cards, but no card that torch can use: the processor trains")
     pictures = load_pictures(context, job)
     plan = job.plan or _plan(context, job, pictures, device, threads)
     while True:
@@ -109,10 +109,9 @@ def _attempt(
     seconds = job.budget["seconds"] if job.budget is not None and job.reproduces is None else None
     following = _ending(context, job, pictures, sum(parameter.numel() for parameter in state.network.parameters()))
     if seconds is not None and time.monotonic() - began + following.seconds > seconds:
-        _warn(
-            context,
+        context.warn(
             f"a budget of {seconds:g} s is too short for this network: what follows its training alone takes about "
-            f"{following.seconds:.0f} s; it learns for a few steps",
+            f"{following.seconds:.0f} s; it learns for a few steps"
         )
     recorder = Recorder(context, state, run, began, following, seconds, observer)
     return state, recorder.follow(), recorder.timing
@@ -124,13 +123,6 @@ def _ending(context: Context, job: Job, pictures: Pictures, parameters: int) -> 
     with context.database.read() as session:
         ratio = estimates.end_ratio(session, job.spec, context.settings, job.budget)
     return ending(job.spec, parameters, splits, context.settings, job.budget).times(ratio)
-
-
-def _warn(context: Context, message: str) -> None:
-    log.warning("%s", message)
-    with context.database.write() as session:
-        jobs.fenced(session, context.hold)
-        jobs.record_event(session, context.hold.job_id, "warning", {"message": message})
 
 
 def _initial(context: Context, job: Job, pictures: Pictures) -> Initial | None:
@@ -252,15 +244,24 @@ def _processor() -> str:
 
 
 def _resume(context: Context, job: Job, state: TrainState) -> None:
-    """To the last checkpoint, or the beginning. Metrics of later steps go: they are yet to come, and may be others."""
+    """To the last checkpoint, or the beginning. Metrics of later steps go: they are yet to come, and may be others.
+
+    Where a checkpoint is damaged, what was learned since an earlier one is learned again: every draw is a function of
+    its step, and so are the changes of the plan, so the run is the one that it would have been.
+    """
     with context.database.read() as session:
-        checkpoint = artifacts.last_checkpoint(session, job.id)
-        if checkpoint is not None:
-            state.load_bytes(artifacts.read_blob(session, checkpoint.id))
-            log.info("resuming after step %d", state.counters.step)
+        found = artifacts.resumption(session, job.id)
+    if found.checkpoint is not None:
+        state.load_bytes(found.data)
+        log.info("resuming after step %d", state.counters.step)
+    step = state.counters.step
+    if found.is_damaged:
+        context.warn(f"a checkpoint is damaged; going on from {f'step {step}' if step else 'the beginning'} instead")
     with context.database.write() as session:
         jobs.fenced(session, context.hold)
-        session.execute(delete(Metric).where(Metric.job_id == job.id, Metric.step > state.counters.step))
+        if found.is_damaged:
+            artifacts.go_back(session, job.id, found, step)
+        session.execute(delete(Metric).where(Metric.job_id == job.id, Metric.step > step))
 
 
 def _compare(context: Context, job: Job, state: TrainState) -> None:

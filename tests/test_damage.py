@@ -1,0 +1,102 @@
+"""Bytes on the disk have become others, or are gone: it is said, nobody learns of them, and what can be is mended."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import select
+
+from service.datasets.versions import archive_path
+from service.db.tables import Checkpoint, Chunk, Event
+from service.settings import Settings
+from tests.conftest import Fovea, colours_zip
+from tests.test_recovery import SPEC, act
+
+SHORT = {**SPEC, "epochs": 2}
+ARCHIVE = colours_zip()
+
+
+@pytest.fixture
+def archive(shared: Fovea) -> Iterator[Path]:
+    """Of a dataset with the pictures of `ARCHIVE`; whole again afterwards."""
+    if shared.http.get("/v1/datasets/colours").status_code == 404:
+        shared.dataset(ARCHIVE, "colours")
+    path = archive_path(Settings(data=shared.data), hashlib.sha256(ARCHIVE).hexdigest())
+    yield path
+    path.write_bytes(ARCHIVE)
+
+
+def item(fovea: Fovea) -> str:
+    where = "/v1/datasets/colours/versions/1/items"
+    return f"{where}/{fovea.http.get(where).json()['data'][0]['image']}"
+
+
+def invert(path: Path, begin: int = 0, end: int | None = None) -> None:
+    data = np.frombuffer(path.read_bytes(), np.uint8).copy()
+    data[begin:end] ^= 255
+    path.write_bytes(data.tobytes())
+
+
+def flip(fovea: Fovea, blob_id: str) -> None:
+    """One bit of what the database holds."""
+    with fovea.database() as database, database.write() as session:
+        chunk = session.scalars(select(Chunk).where(Chunk.blob_id == blob_id)).first()
+        assert chunk is not None
+        middle = len(chunk.data) // 2
+        chunk.data = chunk.data[:middle] + bytes([chunk.data[middle] ^ 1]) + chunk.data[middle + 1 :]
+
+
+def warnings_of(fovea: Fovea, job: str) -> list[str]:
+    with fovea.database() as database, database.read() as session:
+        rows = session.scalars(select(Event).where(Event.job_id == job, Event.type == "warning"))
+        return [row.data["message"] for row in rows]
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+LONG = {**SPEC, "epochs": 200}
+
+
+@pytest.fixture(scope="module")
+def calm(shared: Fovea) -> str:
+    """The weights of a job that nothing happened to."""
+    if shared.http.get("/v1/datasets/colours").status_code == 404:
+        shared.dataset(ARCHIVE, "colours")
+    job = shared.wait(shared.train("calm", "colours@1", LONG, seed=3)["id"])
+    return job["result"]["weights_sha256"]
+
+
+def paused(fovea: Fovea) -> tuple[str, dict[str, str]]:
+    """A job with different checkpoints for last and best; their ids."""
+    job = fovea.train("harmed", "colours@1", LONG, seed=3)["id"]
+    step = 0
+    for _ in range(20):
+        fovea.wait_for(job, lambda now, least=step: bool(now["progress"]) and now["progress"]["step"] > least)
+        act(fovea, job, "pause")
+        step = fovea.wait_for(job, lambda now: now["status"] == "paused")["progress"]["step"]
+        with fovea.database() as database, database.read() as session:
+            rows = list(session.scalars(select(Checkpoint).where(Checkpoint.job_id == job)))
+        if len(rows) == 2:
+            return job, {"last" if row.is_last else "best": row.id for row in rows}
+        act(fovea, job, "resume")
+    raise AssertionError("the last checkpoint was always the best")
+
+
+@pytest.mark.parametrize("harmed", [("last",), ("best",), ("last", "best")])
+def test_a_damaged_checkpoint_costs_time_and_the_weights_are_the_same(
+    shared: Fovea, calm: str, harmed: tuple[str, ...]
+) -> None:
+    job, checkpoints = paused(shared)
+    for name in harmed:
+        flip(shared, checkpoints[name])
+    act(shared, job, "resume")
+    ended = shared.wait(job)
+    assert ended["status"] == "succeeded", ended
+    (told,) = [one for one in warnings_of(shared, job) if "checkpoint is damaged" in one]
+    assert ("the beginning" in told) == ("best" in harmed)
+    assert ended["result"]["weights_sha256"] == calm
+    points = {row["name"]: row["points"] for row in shared.http.get(f"/v1/jobs/{job}/metrics").json()["series"]}
+    assert [point[1] for point in points["val/loss"]] == list(range(1, LONG["epochs"] + 1))
