@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
+from service.datasets import packing
 from service.datasets.versions import archive_path
 from service.db.tables import Checkpoint, Chunk, Event
 from service.settings import Settings
@@ -52,6 +53,49 @@ def warnings_of(fovea: Fovea, job: str) -> list[str]:
     with fovea.database() as database, database.read() as session:
         rows = session.scalars(select(Event).where(Event.job_id == job, Event.type == "warning"))
         return [row.data["message"] for row in rows]
+
+
+# --- packed pixels ---------------------------------------------------------------------------------------------------
+
+
+def test_packed_pixels_that_have_become_others_are_made_again(shared: Fovea, archive: Path) -> None:
+    def train() -> dict:
+        job = shared.wait(shared.train("pixels", "colours@1", {**SHORT, "image_size": 24}, seed=1)["id"])
+        assert (job["status"], job["attempt"]) == ("succeeded", 1), job
+        return job
+
+    first = train()
+    assert warnings_of(shared, first["id"]) == []
+    cache = cache_of(shared, 1, 24)
+    whole = cache.read_bytes()
+    for harm in (lambda: invert(cache, 200), lambda: cache.write_bytes(whole[:-5000]), lambda: cache.write_bytes(b"")):
+        harm()
+        again = train()
+        assert again["result"]["weights_sha256"] == first["result"]["weights_sha256"]
+        (told,) = warnings_of(shared, again["id"])
+        assert "packed pixels at 24 px are damaged" in told
+        assert cache.read_bytes() == whole
+
+
+def test_damaged_pixels_are_not_borrowed(shared: Fovea, archive: Path) -> None:
+    spec = {**SHORT, "image_size": 48}
+    assert shared.wait(shared.train("lender", "colours@1", spec)["id"])["status"] == "succeeded"
+    lender = cache_of(shared, 1, 48)
+    rows = np.load(lender)
+    invert(lender, 200)
+    gone = item(shared)[-64:]
+    for change in ({"image": gone, "action": "relabel", "label": "blue"}, {"image": gone, "action": "remove"}):
+        answer = shared.http.post("/v1/datasets/colours/versions/1:edit", json={"changes": [change]})
+        assert answer.status_code == 201, answer.text
+        number = answer.json()["number"]
+        assert shared.wait(shared.train("borrower", f"colours@{number}", spec)["id"])["status"] == "succeeded"
+        assert np.array_equal(np.load(cache_of(shared, number, 48)), rows[-answer.json()["image_count"] :])
+    assert not packing.is_whole(lender)
+
+
+def cache_of(fovea: Fovea, number: int, size: int) -> Path:
+    version = fovea.http.get(f"/v1/datasets/colours/versions/{number}").json()
+    return fovea.data / "cache" / f"{version['id']}-{size}.npy"
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------

@@ -33,7 +33,8 @@ class Opinion:
             program = artifacts.read_blob(session, version.program_id)
             dataset = session.get_one(DatasetVersion, job.version_id)
             self._card = version.card
-            cache = importer.ensure_cache(session, dataset, self._card["image_size"], context.settings)
+            size = self._card["image_size"]
+            cache = importer.ensure_cache(session, dataset, size, context.settings, warn=context.warn)
         seen = np.array([image in known for image in pictures.images])
         self._rows = np.flatnonzero(~np.isin(groups, groups[seen]))
         self._packed = np.load(cache, mmap_mode="r", allow_pickle=False)

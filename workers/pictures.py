@@ -49,7 +49,7 @@ def pictures_of(
     """Those of a ready dataset version. `on_progress(done, total)` is told of what must be decoded for it."""
     with context.database.read() as session:
         version = session.get_one(DatasetVersion, version_id)
-        cache = importer.ensure_cache(session, version, image_size, context.settings, on_progress)
+        cache = importer.ensure_cache(session, version, image_size, context.settings, on_progress, context.warn)
         query = select(Item.label, Item.split, Item.image).where(Item.version_id == version.id).order_by(Item.ordinal)
         labels, splits, images = (list(column) for column in zip(*session.execute(query), strict=True))
     classes = [row["name"] for row in version.classes]

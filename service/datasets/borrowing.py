@@ -5,7 +5,7 @@ one file, so neither version's end touches the other; when some are missing, the
 """
 
 import os
-from contextlib import suppress
+from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -29,7 +29,9 @@ def borrow(session: Session, version: DatasetVersion, size: int, settings: Setti
         wanted = wanted or _places(session, version)
         row_of = {place: row for row, place in enumerate(_places(session, other))}
         if all(place in row_of for place in wanted):
-            return _take(version, other, [row_of[place] for place in wanted], len(row_of), size, settings)
+            rows = [row_of[place] for place in wanted]
+            if _take(version, other, rows, len(row_of), size, settings):
+                return True
     return False
 
 
@@ -43,11 +45,22 @@ def _take(
 ) -> bool:
     source, target = (versions.cache_path(settings, one.id, size) for one in (other, version))
     try:
+        if not packing.is_whole(source):
+            return False
         if rows == list(range(total)):
-            with suppress(FileExistsError):  # another job was faster
-                os.link(source, target)
+            _link(source, target)
         else:
             packing.take_rows(source, rows, target)
     except OSError:  # the other's dataset was removed meanwhile, or there are no links here
         return False
     return True
+
+
+def _link(source: Path, target: Path) -> None:
+    """In the place of what may be there: damaged pixels, or the same, of a job that was faster."""
+    half = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    try:
+        os.link(source, half)
+        half.rename(target)
+    finally:
+        half.unlink(missing_ok=True)  # it stays where both names were of one file already

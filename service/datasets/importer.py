@@ -4,6 +4,7 @@ Nothing of a half-done import is visible: rows appear together with `ready`, and
 import that was interrupted starts again.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from service.db.tables import DatasetVersion, Item
 from service.errors import InternalError, InvalidValue
 from service.labels import joined
 from service.settings import Settings
+
+log = logging.getLogger("fovea")
 
 REPORT_ROWS = 1000  # of each kind in a report; more would only hide the first
 
@@ -97,13 +100,19 @@ def ensure_cache(
     size: int,
     settings: Settings,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    warn: Callable[[str], None] = log.warning,
 ) -> Path:
     """The packed pixels of a ready version at this size; missing ones are another version's, or decoded again.
 
-    `on_progress(done, total)` is told of what is decoded, and may raise to end it, leaving nothing behind.
+    So are those that are not what was written, of which `warn` is told. `on_progress(done, total)` is told of what is
+    decoded, and may raise to end it, leaving nothing behind. Raises InternalError (code `archive_damaged`).
     """
     cache = versions.cache_path(settings, version.id, size)
-    if cache.exists() or borrowing.borrow(session, version, size, settings):
+    if cache.exists():
+        if packing.is_whole(cache):
+            return cache
+        warn(f"the packed pixels at {size} px are damaged on the disk; they are made again")
+    if borrowing.borrow(session, version, size, settings):
         return cache
     entries = versions.entries(session, version)
     archive = versions.archive_path(settings, version.archive_sha256)

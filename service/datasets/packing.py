@@ -1,10 +1,12 @@
 """Pictures of an archive to rows of one .npy file, through a pool of decoders that may crash, hang or be killed.
 
-Row k is the picture of entry k; a rejected picture leaves a row of zeros. Memory does not grow with the number of
-pictures. It knows no labels and no database, and decodes nothing itself.
+Row k is the picture of entry k; a rejected picture leaves a row of zeros. The file ends with the SHA-256 of all that is
+before: who opens it later asks `is_whole`, for nothing in an epoch would notice that pixels have become others. Memory
+does not grow with the number of pictures. It knows no labels and no database, and decodes nothing itself.
 """
 
 import contextlib
+import hashlib
 import itertools
 import json
 import os
@@ -18,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -30,6 +32,8 @@ from service.settings import Settings
 CHUNK = 64  # jobs given to a child at once; their answers always fit into a pipe
 START_SECONDS = 60.0  # for a child to say that it is ready
 MAX_STILLBORN = 5
+DIGEST_BYTES = 32  # at the end of the file
+HASHED_AT_ONCE = 1024**2  # bytes
 SIZES, SIZE_STEP, SAMPLE = (32, 128), 8, 200
 _ROOT = Path(__file__).parents[2]
 
@@ -58,7 +62,10 @@ def pack(
     settings: Settings,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[Result]:
-    """Yields a result per entry, in the order they get done; `target` exists once the iterator is exhausted."""
+    """Yields a result per entry, in the order they get done; `target` exists once the iterator is exhausted.
+
+    Raises InsufficientStorage.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     half = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
@@ -101,9 +108,20 @@ def take_rows(origin: Path, rows: Sequence[int], target: Path) -> None:
         half.unlink(missing_ok=True)
 
 
+def is_whole(file: Path) -> bool:
+    """Does the file hold what was written? Reads all of it."""
+    with file.open("rb") as source:
+        length = os.fstat(source.fileno()).st_size - DIGEST_BYTES
+        return length > 0 and _sha256(source, length) == source.read()
+
+
 def publish(half: Path, target: Path) -> None:
-    """Make a finished temporary file durable under its name."""
-    with half.open("rb") as file:
+    """Make a finished temporary file durable under its name, with its hash at the end."""
+    with half.open("r+b") as file:
+        digest = _sha256(file, os.fstat(file.fileno()).st_size - DIGEST_BYTES)
+        file.seek(-DIGEST_BYTES, os.SEEK_END)
+        file.write(digest)
+        file.flush()
         os.fsync(file.fileno())
     half.rename(target)
     folder = os.open(target.parent, os.O_RDONLY)
@@ -113,15 +131,26 @@ def publish(half: Path, target: Path) -> None:
         os.close(folder)
 
 
+def _sha256(file: BinaryIO, length: int) -> bytes:
+    """Of the first `length` bytes; the file is left behind them."""
+    digest = hashlib.sha256()
+    while length > 0 and (piece := file.read(min(length, HASHED_AT_ONCE))):
+        digest.update(piece)
+        length -= len(piece)
+    return digest.digest()
+
+
 def _allocate(path: Path, shape: tuple[int, ...]) -> int:
-    """An .npy of zeros whose blocks exist already, so that a full disk shows here; returns where its data starts."""
+    """An .npy of zeros, with room for its hash, whose blocks exist already, so that a full disk shows here.
+
+    Returns where its data starts.
+    """
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         offset, length = file.tell(), int(np.prod(shape, dtype=np.int64))
         file.flush()
-        if length:
-            with disk.written(f"packed pictures of {length} bytes"):
-                os.posix_fallocate(file.fileno(), 0, offset + length)
+        with disk.written(f"packed pictures of {length} bytes"):
+            os.posix_fallocate(file.fileno(), 0, offset + length + DIGEST_BYTES)
     return offset
 
 
