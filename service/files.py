@@ -1,5 +1,6 @@
 """Files that are whole or not there: written aside, synced, linked into place, and the link synced too."""
 
+import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -26,8 +27,26 @@ def write_aside(folder: Path, data: bytes) -> Path:
     return path
 
 
+def mend(source: Path, target: Path, sha256: str) -> None:
+    """Gives a synced file the place of one that should be the same and is damaged; `sha256` is of both.
+
+    Reads what is there, so it comes before the transaction that calls `put`. No row need be changed for it.
+    """
+    try:
+        with target.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() == sha256:
+                return
+    except FileNotFoundError:
+        return
+    aside = source.with_name(new_id("up"))
+    os.link(source, aside)
+    aside.rename(target)
+    sync_folder(target.parent)
+
+
 def put(source: Path, target: Path) -> None:
-    """Gives a synced file its place, durably, before the row that names it is committed. What is there stays.
+    """Gives a synced file its place, durably, before the row that names it is committed. What is there stays:
+    see `mend`.
 
     The caller removes the old name after the commit, so that a death in between loses nothing.
     """

@@ -54,6 +54,7 @@ def keep(
     try:
         for sha256, data in pictures.items():
             aside[sha256] = files.write_aside(settings.uploads, data)
+            files.mend(aside[sha256], picture_path(settings, sha256), sha256)
         with db.write() as session:
             first(session)
             dropped = _make_room(session, settings, prediction)

@@ -12,7 +12,8 @@ from service.datasets import packing
 from service.datasets.versions import archive_path
 from service.db.tables import Checkpoint, Chunk, Event
 from service.settings import Settings
-from tests.conftest import Fovea, colours_zip
+from tests.conftest import Fovea, colours_zip, png
+from tests.test_errors import check
 from tests.test_recovery import SPEC, act
 
 SHORT = {**SPEC, "epochs": 2}
@@ -53,6 +54,44 @@ def warnings_of(fovea: Fovea, job: str) -> list[str]:
     with fovea.database() as database, database.read() as session:
         rows = session.scalars(select(Event).where(Event.job_id == job, Event.type == "warning"))
         return [row.data["message"] for row in rows]
+
+
+# --- archives --------------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_of_a_damaged_archive_is_our_fault_and_says_what_to_do(shared: Fovea, archive: Path) -> None:
+    picture = item(shared)
+    invert(archive, 30, 2000)
+    for path in (picture, f"{picture}/thumbnail"):
+        assert "upload the same zip again" in check(shared.http.get(path), 500, "archive_damaged")["hint"]
+    archive.unlink()
+    for path in (picture, f"{picture}/thumbnail"):
+        assert "missing" in check(shared.http.get(path), 500, "archive_damaged")["detail"]
+
+
+def test_the_same_zip_mends_a_damaged_archive_for_all_its_versions(shared: Fovea, archive: Path) -> None:
+    picture = item(shared)
+    whole = shared.http.get(picture).content
+    for number, harm in enumerate((lambda: invert(archive), lambda: archive.write_bytes(ARCHIVE[:99]))):
+        harm()
+        assert shared.http.get(picture).status_code == 500
+        shared.dataset(ARCHIVE, f"again-{number}")
+        assert archive.read_bytes() == ARCHIVE
+        assert shared.http.get(picture).content == whole
+    before = archive.stat().st_ino
+    shared.dataset(ARCHIVE, "unharmed")
+    assert archive.stat().st_ino == before
+    assert list((shared.data / "uploads").iterdir()) == []
+
+
+def test_a_training_that_must_decode_a_missing_or_damaged_archive_says_so(shared: Fovea, archive: Path) -> None:
+    for harm in (lambda: invert(archive, 30, 2000), archive.unlink):
+        harm()
+        job = shared.wait(shared.train("never", "colours", {**SHORT, "image_size": 40})["id"])
+        assert (job["status"], job["error"]["code"]) == ("failed", "archive_damaged")
+        assert job["error"]["hint"]
+        assert job["attempt"] == 1
+    assert not list((shared.data / "cache").glob("*-40.npy*"))
 
 
 # --- packed pixels ---------------------------------------------------------------------------------------------------
@@ -144,3 +183,24 @@ def test_a_damaged_checkpoint_costs_time_and_the_weights_are_the_same(
     assert ended["result"]["weights_sha256"] == calm
     points = {row["name"]: row["points"] for row in shared.http.get(f"/v1/jobs/{job}/metrics").json()["series"]}
     assert [point[1] for point in points["val/loss"]] == list(range(1, LONG["epochs"] + 1))
+
+
+# --- programs and kept pictures --------------------------------------------------------------------------------------
+
+
+def test_a_kept_picture_that_is_damaged_is_mended_by_the_same_one(shared: Fovea, archive: Path) -> None:
+    assert shared.wait(shared.train("keeper", "colours@1", SHORT)["id"])["status"] == "succeeded"
+    body = png(np.full((20, 20, 3), 7, np.uint8))
+
+    def keep() -> str:
+        answer = shared.http.post("/v1/models/keeper/classify?store=true", content=body)
+        assert answer.status_code == 200, answer.text
+        return f"/v1/predictions/{answer.json()['id']}/image"
+
+    picture = keep()
+    sha256 = hashlib.sha256(body).hexdigest()
+    path = shared.data / "predictions" / sha256[:2] / sha256
+    invert(path)
+    check(shared.http.get(picture), 500, "picture_corrupt")
+    keep()
+    assert shared.http.get(picture).content == body

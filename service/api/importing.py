@@ -66,8 +66,12 @@ def _answered_before(upload_id: str, given: str, db: Database, once: Once) -> JS
 def commit(
     received: Received, request_sha256: str, settings: Settings, db: Database, once: Once, make: Make
 ) -> JSONResponse:
-    """What `make` answers, after a look at the archive: an unusable one is refused before anything is created."""
+    """What `make` answers, after a look at the archive: an unusable one is refused before anything is created.
+
+    A damaged archive that should be the same is replaced by it, for all versions made of it.
+    """
     read_layout(received.path, settings)
+    files.mend(received.path, versions.archive_path(settings, received.sha256), received.sha256)
     with db.write() as session:
         answer: Answer = once.do(session, request_sha256, lambda: make(session, received))
     return answer.response()

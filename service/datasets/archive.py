@@ -24,7 +24,7 @@ from service.datasets.zip_format import (
     locate,
     quoted,
 )
-from service.errors import InvalidValue
+from service.errors import InternalError, InvalidValue
 
 if TYPE_CHECKING:  # the decoder child imports this module and must start fast
     from service.settings import Settings
@@ -72,6 +72,14 @@ def read(file: BinaryIO, entry: Entry, limit: int) -> bytes:
     if len(data) != entry.size or zlib.crc32(data) != entry.crc32:
         raise _corrupt(entry, "its bytes are not those that were packed")
     return data
+
+
+def damaged(what: str) -> InternalError:
+    """The error for an archive that was whole when it was taken in; `what` has become of it."""
+    hint = (
+        "restore it from a backup, or upload the same zip again (to any dataset): it takes the place of the damaged one"
+    )
+    return InternalError("archive_damaged", f"The stored archive {what}.", hint=hint)
 
 
 def is_junk(name: str) -> bool:

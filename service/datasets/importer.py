@@ -17,14 +17,14 @@ from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from service.datasets import borrowing, duplicates, packing, versions
-from service.datasets.archive import inspect, read
+from service.datasets.archive import damaged, inspect, read
 from service.datasets.contents import contents
 from service.datasets.layout import MIN_CLASSES, MIN_PICTURES, Candidate, Layout, arrange, table_bytes
 from service.datasets.packing import Result
 from service.datasets.split import Row, assign
-from service.datasets.zip_format import Entry
+from service.datasets.zip_format import Entry, quoted
 from service.db.tables import DatasetVersion, Item
-from service.errors import InternalError, InvalidValue
+from service.errors import InvalidValue
 from service.labels import joined
 from service.settings import Settings
 
@@ -47,9 +47,11 @@ class Imported:
 def run(version: DatasetVersion, settings: Settings, on_progress: Callable[[int, int], None]) -> Imported:
     """Decodes the version's archive. `on_progress(done, total)` may raise to end the import, leaving nothing behind.
 
-    Raises InvalidValue when too little of the archive is usable.
+    Raises InvalidValue when too little of the archive is usable, InternalError when it is not there.
     """
     archive = versions.archive_path(settings, version.archive_sha256)
+    if not archive.is_file():
+        raise damaged("is missing")
     layout = read_layout(archive, settings)
     entries = [candidate.entry for candidate in layout.candidates]
     size = packing.choose_size(archive, entries, settings)
@@ -119,7 +121,7 @@ def ensure_cache(
     for result in packing.pack(archive, entries, cache, size, settings, on_progress):
         if result.error is not None:
             cache.unlink(missing_ok=True)
-            raise InternalError("archive_damaged", f"{result.name} decoded at import and does not any more")
+            raise damaged(f"is damaged: {quoted(result.name)} was decoded at import, and cannot be any more")
     return cache
 
 

@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from service import disk
+from service.datasets.archive import damaged
 from service.datasets.zip_format import Entry
 from service.errors import InternalError
 from service.settings import Settings
@@ -64,7 +65,7 @@ def pack(
 ) -> Iterator[Result]:
     """Yields a result per entry, in the order they get done; `target` exists once the iterator is exhausted.
 
-    Raises InsufficientStorage.
+    Raises InternalError (code `archive_damaged`) when the archive is not there, InsufficientStorage.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     half = target.with_name(f"{target.name}.{os.getpid()}.tmp")
@@ -155,6 +156,8 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> int:
 
 
 def _order(archive: Path, settings: Settings, size: int) -> dict[str, Any]:
+    if not archive.is_file():  # which the decoders could not say
+        raise damaged("is missing")
     return {
         "archive": str(archive.absolute()),
         "size": size,

@@ -186,6 +186,13 @@ def cache_path(settings: Settings, version_id: str, size: int) -> Path:
 
 
 def picture_bytes(settings: Settings, version: DatasetVersion, item: Item) -> bytes:
-    """The picture file as it was uploaded, read from the archive."""
-    with archive_path(settings, version.archive_sha256).open("rb") as file:
-        return archive.read(file, Entry(**item.entry), settings.max_image_bytes)
+    """The picture file as it was uploaded, read from the archive. Raises InternalError (code `archive_damaged`)."""
+    try:
+        with archive_path(settings, version.archive_sha256).open("rb") as file:
+            return archive.read(file, Entry(**item.entry), settings.max_image_bytes)
+    except FileNotFoundError as error:
+        raise archive.damaged("is missing") from error
+    except InvalidValue as error:
+        if error.code != "entry_corrupt":
+            raise
+        raise archive.damaged(f"is damaged: {error.detail}") from error
