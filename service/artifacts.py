@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from service import aliases, jobs
 from service.db import Database
 from service.db.tables import Blob, Bundle, Checkpoint, Chunk, EngineProgram, Model, ModelVersion
-from service.errors import InternalError, NotFound
+from service.errors import InternalError, NotFound, Unavailable
 from service.ids import new_id, now
 from service.inference import choice
 from service.inference.programs import Backend, Stored
@@ -216,12 +216,18 @@ def add_model_version(
 
 
 def program(session: Session, version: ModelVersion, backend: Backend) -> Stored:
-    """The bytes by which a model version is served on this backend."""
+    """The bytes by which a model version is served on this backend. Raises Unavailable when they are damaged."""
     if backend.kind == "torch":
         blob_id = version.program_id
     else:
         blob_id = session.get_one(EngineProgram, (version.id, backend.kind)).blob_id
-    return Stored(read_blob(session, blob_id), backend, choice.is_quick(version.card, backend))
+    try:
+        data = read_blob(session, blob_id)
+    except InternalError as error:
+        detail = f"the stored program of version {version.number} is damaged"
+        hint = "point its aliases at another version; restore the last backup, or train the version again"
+        raise Unavailable("program_damaged", detail, hint=hint) from error
+    return Stored(data, backend, choice.is_quick(version.card, backend))
 
 
 def bundle(session: Session, ref: str) -> Blob:

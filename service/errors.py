@@ -19,6 +19,7 @@ ServiceError
 ├── HeadersTooLarge       431  request line and headers
 ├── ChecksumMismatch      460  a piece of an upload is not what its checksum says (tus)
 ├── Overloaded            503  try again later (Retry-After)
+├── Unavailable           503  what the answer needs is damaged
 ├── InsufficientStorage   507  the disk is full
 └── InternalError         500  our fault; the log has the request id
 
@@ -148,6 +149,10 @@ class Overloaded(ServiceError):
 
     def __init__(self, code: str, detail: str, *, hint: str | None = None, retry_after_seconds: int = 1) -> None:
         super().__init__(code, detail, hint=hint, headers={"Retry-After": str(retry_after_seconds)})
+
+
+class Unavailable(ServiceError):
+    status, title = 503, "Unavailable"
 
 
 class TooManyRequests(Overloaded):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
+from service.artifacts import is_whole
 from service.datasets import packing
 from service.datasets.versions import archive_path
-from service.db.tables import Checkpoint, Chunk, Event
+from service.db.tables import Blob, Checkpoint, Chunk, Event, ModelVersion
 from service.settings import Settings
 from tests.conftest import Fovea, colours_zip, png
 from tests.test_errors import check
@@ -186,6 +187,21 @@ def test_a_damaged_checkpoint_costs_time_and_the_weights_are_the_same(
 
 
 # --- programs and kept pictures --------------------------------------------------------------------------------------
+
+
+def test_a_damaged_program_is_503_with_what_to_do(shared: Fovea, archive: Path) -> None:
+    job = shared.wait(shared.train("program", "colours@1", SHORT)["id"])
+    assert job["status"] == "succeeded", job
+    with shared.database() as database, database.read() as session:
+        version = session.scalars(select(ModelVersion).where(ModelVersion.job_id == job["id"])).one()
+        assert is_whole(session, version.program_id)
+    flip(shared, version.program_id)
+    with shared.database() as database, database.read() as session:
+        assert session.get(Blob, version.program_id) is not None
+        assert not is_whole(session, version.program_id)
+    for _ in range(2):
+        answer = shared.http.post("/v1/models/program/classify", content=png(np.zeros((9, 9, 3), np.uint8)))
+        assert "another version" in check(answer, 503, "program_damaged")["hint"]
 
 
 def test_a_kept_picture_that_is_damaged_is_mended_by_the_same_one(shared: Fovea, archive: Path) -> None:
