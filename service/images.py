@@ -40,6 +40,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
 
+from service import footprint
 from service.errors import InvalidValue, ServiceError, UnsupportedMediaType
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # as JPEG, an MPO gives its first frame
@@ -60,7 +61,6 @@ Image.MAX_IMAGE_PIXELS = None  # Pillow's limit is one per process and half of i
 _COMPRESSED_CHUNKS = (b"zTXt", b"iTXt", b"iCCP")  # of a PNG, up to a thousand times as long when they are read
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # of a JPEG; in between are stuffed bytes and restarts
 _END, _SCAN, _ALONE = 0xD9, 0xDA, (0x01, 0xD8)
-_AT_ONCE = 1 << 20  # numbers turned into bytes together: those of a whole picture would need gigabytes
 _PIECE = 1 << 18  # pixels laid on white together
 _TILE_SIDES = (322, 323)  # tags of a TIFF: width and length of its tiles
 _WHITE = (255, 255, 255, 255)
@@ -109,7 +109,7 @@ def from_pixels(pixels: Pixels, size: int, *, max_pixels: int, room_for: RoomFor
     height, width = pixels.shape[:2]
     _check_pixels(width, height, max_pixels)
     with ExitStack() as room:
-        _take(room, room_for, 2 * _COPY_BYTES * width * height + _of_sides(width, height))
+        _take(room, room_for, footprint.of_pixels(width, height))
         return Decoded(_squeeze(Image.fromarray(pixels), size), width, height, "pixels")
 
 
@@ -138,7 +138,7 @@ def _decode(data: bytes, size: int | None, max_pixels: int, take: Callable[[int]
             beside = _check_tiles(image, data, max_pixels)
         if size is not None and image.format in ("JPEG", "MPO"):
             image.draft(image.mode, (2 * size, 2 * size))  # decodes at 1/2, 1/4 or 1/8, never below twice the size
-        take(_needed(image, size) + beside)
+        take(footprint.of(image, size) + beside)
         pixels, turned = _pixels(image, size, max_pixels)
     if turned:
         width, height = height, width
@@ -206,7 +206,7 @@ def _check_tiles(image: TiffImagePlugin.TiffImageFile, tiff: bytes, max_pixels: 
     if len(found) != 2 or not isinstance(width, int) or not isinstance(height, int) or min(width, height) < 1:
         raise ValueError("nobody can tell how large its tiles are")
     _check_pixels(width, height, max_pixels)
-    return _TILE_BYTES * width * height
+    return footprint.TILE_BYTES * width * height
 
 
 def _tags(tiff: bytes, image: TiffImagePlugin.TiffImageFile) -> list[int]:
@@ -224,41 +224,6 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001  unreadable metadata: taken as upright
         return 1
-
-
-# Memory
-
-_COPY_BYTES = 4  # of a pixel in each of Pillow's pictures of more than a channel
-_BYTES_EACH = {  # of a pixel, as it is kept and as it becomes RGB; two copies where nothing is said
-    **dict.fromkeys(("RGB", "RGBX"), _COPY_BYTES),
-    **dict.fromkeys(("1", "L", "P"), 1 + _COPY_BYTES),
-    **dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), 2 + 4 + _COPY_BYTES),
-    **dict.fromkeys(("I", "F"), 4 + 8 + _COPY_BYTES),
-}
-_WORK_BYTES = 16  # of a pixel on its way to RGB, of those that go together
-_WEBP_BYTES = 12  # two canvases, and what it hands out
-_TILE_BYTES = 16  # of a pixel: four channels of 32 bits, more than any mode has
-_ROW_BYTES = 24  # where each row of three copies lies
-_WEIGHT_BYTES = 16  # of the filter that squeezes, for each pixel of a side
-
-
-def _needed(image: Image.Image, size: int | None) -> int:
-    """At most so many bytes, by what the header says: its copies, one of them turned, and what squeezing it takes."""
-    each = _BYTES_EACH.get(image.mode, 2 * _COPY_BYTES) + _COPY_BYTES
-    if "transparency" in image.info:
-        each = max(each, 3 * _COPY_BYTES)
-    if image.format == "WEBP":
-        each += _WEBP_BYTES
-    if size is None:
-        each += 9  # three bytes of an array, twice over before they are together
-    pixels = image.width * image.height
-    work = 0 if image.mode == "RGB" else _WORK_BYTES * min(pixels, _AT_ONCE)
-    return each * pixels + work + _of_sides(image.width, image.height)
-
-
-def _of_sides(width: int, height: int) -> int:
-    """What comes for each row and column, which is much for pictures of one. Squeezed in one direction it is small."""
-    return (_ROW_BYTES + _WEIGHT_BYTES) * (width + height)
 
 
 def _take(room: ExitStack, room_for: RoomFor | None, needed: int) -> None:
@@ -341,8 +306,8 @@ def _in_bytes(values: Numbers, scaled: Callable[[Numbers], Numbers]) -> Image.Im
     """(H, W) numbers, of which `scaled` makes 0..255 for some at a time -> grey."""
     found = np.empty(values.shape, np.uint8)
     numbers, into = values.reshape(-1), found.reshape(-1)
-    for at in range(0, numbers.size, _AT_ONCE):
-        into[at : at + _AT_ONCE] = scaled(numbers[at : at + _AT_ONCE])
+    for at in range(0, numbers.size, footprint.AT_ONCE):
+        into[at : at + footprint.AT_ONCE] = scaled(numbers[at : at + footprint.AT_ONCE])
     return Image.fromarray(found).convert("RGB")
 
 
