@@ -61,7 +61,7 @@ def test_a_budget_is_kept_with_the_schedule_compressed_and_the_run_can_be_reprod
 
 
 def test_a_budget_that_is_too_short_says_so_before_and_while_it_runs(colours: Fovea) -> None:
-    large = {"network": "resnet18", "image_size": 64, "epochs": 8, "batch_size": 8, "precision": "fp32"}
+    large = {"network": "resnet50", "image_size": 64, "epochs": 8, "batch_size": 8, "precision": "fp32"}
     job = colours.train("hurried", "colours", large, budget={"seconds": 5})
     assert job["estimate"]["seconds"]["p50"] > 5
     job = colours.wait(job["id"])

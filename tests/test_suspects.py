@@ -116,7 +116,7 @@ def test_the_list_has_pages_and_reasons(shared: Fovea, truth: dict[str, str]) ->
 def test_the_same_seed_finds_the_same(shared: Fovea, truth: dict[str, str]) -> None:
     found = []
     for seed in (3, 3, 4):
-        analyse(shared, "shapes@1", seed=seed)
+        analyse(shared, "shapes@1", seed=seed, folds=2)
         found.append(suspects(shared, "shapes", limit=1000)["data"])
     assert found[0] == found[1]
     assert found[0] != found[2]
