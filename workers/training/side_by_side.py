@@ -2,8 +2,8 @@
 
 oneDNN's tiles hold 32 numbers of bf16. It takes the gradient of the weights, a sum over places, row by row, and a row
 of four places fills an eighth of a tile; and for so few places it fetches the filters again and again. Pictures beside
-each other, with room between them so that none sees the next, make long rows: the same answers, bit for bit, in a third
-of the time (decision 0018).
+each other, with room between them so that none sees the next, make long rows: the same sums, in most shapes to the
+bit, in a third of the time (decision 0018).
 """
 
 import functools
