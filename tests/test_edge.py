@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -36,6 +37,18 @@ def connected(fovea: Fovea, sent: bytes = b"") -> socket.socket:
     client = socket.create_connection(("127.0.0.1", fovea.port), timeout=20)
     client.sendall(sent)
     return client
+
+
+def answer_to_drops(client: socket.socket, byte: bytes, pause: float, seconds: float) -> bytes:
+    """What comes while the byte is sent again and again, with a pause between, for so many seconds at the most."""
+    client.settimeout(pause)
+    deadline, answer = time.monotonic() + seconds, b""
+    while not answer and time.monotonic() < deadline:
+        client.sendall(byte)
+        with suppress(TimeoutError):
+            answer = client.recv(65536)
+    client.settimeout(20)
+    return answer + until_end(client)
 
 
 def until_end(client: socket.socket) -> bytes:
@@ -81,16 +94,7 @@ def test_half_a_header_gets_408_and_is_closed(quick: Fovea, sent: bytes) -> None
 
 def test_a_header_that_comes_byte_by_byte_is_closed_too(quick: Fovea) -> None:
     client = connected(quick, b"GET /livez HTTP/1.1\r\nHost: x\r\nX: ")
-    client.settimeout(0.05)
-    deadline, answer = time.monotonic() + SECONDS + 5, b""
-    while not answer and time.monotonic() < deadline:
-        client.sendall(b"x")
-        try:
-            answer = client.recv(65536)
-        except TimeoutError:
-            continue
-    client.settimeout(20)
-    refused(answer + until_end(client), 408, "headers_stalled")
+    refused(answer_to_drops(client, b"x", 0.05, SECONDS + 5), 408, "headers_stalled")
 
 
 def test_between_requests_a_connection_may_be_idle_but_not_within_the_next(quick: Fovea) -> None:
@@ -120,16 +124,7 @@ def test_a_json_body_may_not_stall(quick: Fovea, sent: bytes) -> None:
 
 def test_a_json_body_may_not_take_for_ever(quick: Fovea) -> None:
     client, began = connected(quick, SIGN_IN + b"Content-Length: 1000\r\n\r\n"), time.monotonic()
-    client.settimeout(SECONDS / 4)
-    answer = b""
-    while not answer and time.monotonic() < began + 10 * SECONDS:
-        client.sendall(b" ")
-        try:
-            answer = client.recv(65536)
-        except TimeoutError:
-            continue
-    client.settimeout(20)
-    refused(answer + until_end(client), 408, "body_stalled")
+    refused(answer_to_drops(client, b" ", SECONDS / 4, 10 * SECONDS), 408, "body_stalled")
     assert time.monotonic() - began > 3 * SECONDS
 
 
