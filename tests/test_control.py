@@ -109,7 +109,7 @@ def test_a_job_that_was_tried_at_a_lower_rate_can_be_reproduced(shared: Fovea) -
 
 
 def test_a_job_without_a_step_is_ended_with_the_reason(fovea: Fovea) -> None:
-    fovea.environment["FOVEA_STUCK_SECONDS"] = "25"  # longer than a child takes to import torch
+    fovea.environment |= {"FOVEA_STUCK_SECONDS": "15", "FOVEA_LEASE_SECONDS": "6"}  # a third of which is a look
     fovea.start()
     fovea.dataset(colours_zip(), "colours")
     job = fovea.train("m", "colours", {**SPEC, "epochs": 10_000})["id"]

@@ -234,6 +234,6 @@ class Machine(RuleBasedStateMachine):
 
 
 Machine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, derandomize=True, phases=[Phase.generate]
+    max_examples=40, stateful_step_count=30, deadline=None, derandomize=True, phases=[Phase.generate]
 )
 TestJobMachine = Machine.TestCase

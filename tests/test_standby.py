@@ -21,18 +21,21 @@ from workers.standby import Child, Forked, Standby, Started
 ORDER = {"job_id": "job_none", "attempt": 1}  # there is no such job, so its process dies of it
 
 
-@pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setenv("FOVEA_DATA", str(tmp_path))
-    settings = Settings(data=tmp_path)
-    database = Database(settings.database)
-    upgrade(database)
-    database.dispose()
-    return settings
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    data = tmp_path_factory.mktemp("standby")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("FOVEA_DATA", str(data))
+        settings = Settings(data=data)
+        database = Database(settings.database)
+        upgrade(database)
+        database.dispose()
+        yield settings
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def standby(settings: Settings) -> Iterator[Standby]:
+    """One for all: each start of it imports torch."""
     standby = Standby()
     yield standby
     standby.close()
@@ -41,9 +44,27 @@ def standby(settings: Settings) -> Iterator[Standby]:
 @pytest.fixture
 def patient(settings: Settings) -> dict:
     """An order whose process waits for ever: for somebody to read the pipe that is its log."""
-    settings.logs.mkdir()
-    os.mkfifo(settings.logs / "job_patient.log")
+    settings.logs.mkdir(exist_ok=True)
+    if not (log := settings.logs / "job_patient.log").exists():
+        os.mkfifo(log)
     return {"job_id": "job_patient", "attempt": 1}
+
+
+def test_a_fork_can_be_killed_before_it_is_there_and_after(standby: Standby, patient: dict) -> None:
+    early = standby.give("train", patient)
+    assert early.pid is None
+    early.kill()
+    assert early.poll() == -signal.SIGKILL
+    child = standby.give("train", patient)
+    child.send_signal(signal.SIGSTOP)  # kept until there is a process to stop
+    source, job = of_kind("forking"), forked(child)
+    source.terminate()  # which is for jobs only: it stays
+    assert source.children() == [job]
+    until(lambda: job.status() == psutil.STATUS_STOPPED)
+    child.kill()
+    assert child.poll() == -signal.SIGKILL
+    assert source.children() == []
+    assert standby.give("train", ORDER).wait(60) == 1
 
 
 def test_an_import_leaves_the_process_with_torch_to_the_training_that_follows(standby: Standby) -> None:
@@ -65,23 +86,6 @@ def test_a_second_job_finds_all_imported_and_ended_ones_leave_nothing(standby: S
         assert child.wait(10) == 1
     assert of_kind("forking").pid == source.pid
     assert source.children() == []
-
-
-def test_a_fork_can_be_killed_before_it_is_there_and_after(standby: Standby, patient: dict) -> None:
-    early = standby.give("train", patient)
-    assert early.pid is None
-    early.kill()
-    assert early.poll() == -signal.SIGKILL
-    child = standby.give("train", patient)
-    child.send_signal(signal.SIGSTOP)  # kept until there is a process to stop
-    source, job = of_kind("forking"), forked(child)
-    source.terminate()  # which is for jobs only: it stays
-    assert source.children() == [job]
-    until(lambda: job.status() == psutil.STATUS_STOPPED)
-    child.kill()
-    assert child.poll() == -signal.SIGKILL
-    assert source.children() == []
-    assert standby.give("train", ORDER).wait(60) == 1
 
 
 def test_a_signal_for_one_that_has_ended_meanwhile_is_nobodys(standby: Standby) -> None:

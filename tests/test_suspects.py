@@ -220,7 +220,7 @@ def test_a_tiny_set_has_an_analysis_too(shared: Fovea) -> None:
 
 def test_an_analysis_survives_kills_and_a_cancelled_one_leaves_nothing(fovea: Fovea) -> None:
     fovea.start()
-    fovea.dataset(flipped_zip(per_class=400)[0], "shapes")
+    fovea.dataset(flipped_zip(per_class=120)[0], "shapes")
     body = {"type": "analyse", "dataset": "shapes", "folds": 20}
     first, second = (fovea.http.post("/v1/jobs", json=body).json()["id"] for _ in range(2))
     assert first == second, "the same work is done once"

@@ -7,32 +7,33 @@ import sys
 import time
 
 import psutil
-import pytest
 
 from service.db.tables import Job
 from tests.conftest import Fovea, colours_zip
 from tests.test_recovery import SPEC
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_up_stops_both_and_the_next_start_goes_on(fovea: Fovea, number: int) -> None:
+def test_up_stops_both_by_either_signal_and_the_next_start_goes_on(fovea: Fovea) -> None:
     up(fovea)
     fovea.dataset(colours_zip(), "colours")
     job = fovea.train("m", "colours", {**SPEC, "epochs": 10_000})["id"]
-    fovea.wait_for(job, lambda now: bool(now["progress"]))
+    step = stopped(fovea, job, signal.SIGINT, beyond=0)
+    up(fovea)
+    stopped(fovea, job, signal.SIGTERM, beyond=step)
+
+
+def stopped(fovea: Fovea, job: str, number: int, beyond: int) -> int:
+    """The step at which `fovea up` leaves the job, told to go when that has come beyond a step."""
+    fovea.wait_for(job, lambda now: now["status"] == "running" and bool(now["progress"]))
+    fovea.wait_for(job, lambda now: now["progress"]["step"] > beyond)
     family = psutil.Process(fovea.processes["up"].pid).children(recursive=True)
     assert len(family) >= 3, "service, worker, and the job's process"
-
     assert fovea.end("up", number=number) == [0]
     assert not any(process.is_running() for process in family)
     with fovea.database() as database, database.read() as session:
         left = session.get_one(Job, job)
         assert (left.status, left.deaths) == ("interrupted", 0)
-        step = left.progress["step"]
-
-    up(fovea)
-    fovea.wait_for(job, lambda now: now["status"] == "running" and now["progress"]["step"] > step)
-    assert fovea.end("up") == [0]
+        return int(left.progress["step"])
 
 
 def test_a_killed_worker_or_service_is_started_again_and_the_job_goes_on(fovea: Fovea) -> None:
