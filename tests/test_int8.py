@@ -79,7 +79,7 @@ def test_it_is_the_next_version_answered_as_evaluated_and_the_first_stays_as_it_
     assert certificate["engine"].endswith(" int8")
     assert [row["engine"] for row in certificate["candidates"]] == ["onnxruntime int8", "openvino int8"]
     assert all(row["batch_difference"] <= 1e-4 for row in certificate["candidates"])
-    assert certificate["source"]["ms"].keys() == {"1", "8"}
+    assert certificate["source"]["ms"].keys() >= {"1", "8"}
     report = trained.http.get("/v1/models/digits:2/evaluation").json()
     http_equals_evaluation(trained, BODY, report, "digits:2")
     alone_as_together(trained)  # of the newest version
@@ -250,7 +250,7 @@ def test_the_fastest_that_loses_little_enough_is_taken_and_only_if_it_is_faster(
     assert certificate["source"]["ms"] == {"1": 2.0, "8": 16.0}
     with pytest.raises(InvalidValue, match=r"int8_drops_accuracy.*0.9700 in eight bits and 1.0000 of flowers:3"):
         choose(tried(ort, 1, 3), tried(openvino, 0.5, 9))
-    with pytest.raises(InvalidValue, match=r"int8_not_faster.*3 ms and 24 ms"):
+    with pytest.raises(InvalidValue, match=r"int8_not_faster.*1 picture in 3 ms, 8 in 24 ms"):
         choose(tried(ort, 3, 0))
     assert choose(tried(ort, 3, 0), even_if_slower=True)[0] == ort
     with pytest.raises(InvalidValue, match=r"int8_not_certified.*it depends on its batch"):

@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from service.inference.choice import TIMED
 from service.inference.programs import Outputs, Program, Stored, joined, load, parse
 
 BATCH = 64
-SIZES = (1, 8)  # that are timed
+SAMPLE = 8  # pictures that are answered alone and together
+SLOW_MS = 20.0  # for that many: of a network that takes longer no larger batch is timed
 SECONDS, LEAST = 0.2, 3  # of timing, and runs of each
 MAX_OPEN_FILES = 256
 
@@ -98,25 +100,32 @@ def _add_full(arrays: dict[str, Any], program: Program, pictures: NDArray[np.uin
 
 
 def sample_of(packed: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """As many pictures as the largest timed batch, spread over the rows; some twice where there are few."""
-    return np.ascontiguousarray(packed[rows[np.linspace(0, len(rows) - 1, max(SIZES)).astype(int)]])
+    """`SAMPLE` pictures, spread over the rows; some twice where there are few."""
+    return np.ascontiguousarray(packed[rows[np.linspace(0, len(rows) - 1, SAMPLE).astype(int)]])
 
 
 def milliseconds(program: Program, sample: NDArray[np.uint8]) -> dict[str, float]:
-    """The median for each batch size, as a client would wait for it.
+    """The median for each batch size of `TIMED`, as a client would wait for it; of a slow network none above `SAMPLE`.
 
     In turns, as requests come: an engine may prepare itself anew whenever the size changes.
     """
-    times: dict[int, list[float]] = {size: [] for size in SIZES}
-    for size in SIZES:
-        program.outputs(sample[:size])
+    program.outputs(sample)
+    largest = SAMPLE if _milliseconds(program, sample) > SLOW_MS else max(TIMED)
+    batches = {size: np.resize(sample, (size, *sample.shape[1:])) for size in TIMED if size <= largest}
+    for batch in batches.values():
+        program.outputs(batch)
+    times: dict[int, list[float]] = {size: [] for size in batches}
     ending = time.perf_counter() + SECONDS
-    while len(times[SIZES[0]]) < LEAST or time.perf_counter() < ending:
-        for size, measured in times.items():
-            began = time.perf_counter()
-            program.outputs(sample[:size])
-            measured.append((time.perf_counter() - began) * 1000)
+    while len(times[1]) < LEAST or time.perf_counter() < ending:
+        for size, batch in batches.items():
+            times[size].append(_milliseconds(program, batch))
     return {str(size): round(statistics.median(measured), 4) for size, measured in times.items()}
+
+
+def _milliseconds(program: Program, batch: NDArray[np.uint8]) -> float:
+    began = time.perf_counter()
+    program.outputs(batch)
+    return (time.perf_counter() - began) * 1000
 
 
 def _import(name: str) -> None:

@@ -189,9 +189,10 @@ def _reason(chosen: dict[str, Any], rows: list[dict[str, Any]], note: str | None
         return note or "no other engine could be tried"
     others = [row for row in rows if row["ms"] and row is not chosen]
     spread = "; ".join(f"{row['engine']} {shown(row['ms'])}" for row in others)
-    return f"the fastest that may be: {shown(chosen['ms'])} for {' and '.join(chosen['ms'])} pictures, against {spread}"
+    return f"the fastest that may be: {shown(chosen['ms'])}, against {spread}"
 
 
 def shown(milliseconds: dict[str, float]) -> str:
-    """`0.3 ms and 1.1 ms`: by batch size, the smaller first."""
-    return " and ".join(f"{value:.3g} ms" for value in milliseconds.values())
+    """`1 picture in 0.3 ms, 8 in 1.1 ms, 64 in 7.2 ms`."""
+    (_, one), *larger = milliseconds.items()
+    return ", ".join([f"1 picture in {one:.3g} ms", *(f"{size} in {value:.3g} ms" for size, value in larger)])

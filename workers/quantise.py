@@ -222,7 +222,7 @@ def _drops(source: Source, best: Tried, max_drop: float) -> InvalidValue:
 def _not_faster(source: Source, chosen: Tried, before: Answered) -> InvalidValue:
     return InvalidValue(
         "int8_not_faster",
-        f"{chosen.row['engine']} takes {engines.shown(chosen.row['ms'])} for 1 and 8 pictures, and {source.name} by "
+        f"{chosen.row['engine']} takes {engines.shown(chosen.row['ms'])}, and {source.name} by "
         f"{source.serving.backend} {engines.shown(before.milliseconds)}",
         hint=f"keep {source.name}; for a machine where this differs say int8.even_if_slower",
     )

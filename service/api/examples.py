@@ -332,12 +332,13 @@ CERTIFICATE = {
     "passed": True,
     "tolerance": 0.0001,
     "agreement": 0.99,
-    "reason": "the fastest that may be: 0.33 ms and 1.13 ms for 1 and 8 pictures, against torch fp32 1.1 ms and 3.6 ms",
+    "reason": "the fastest that may be: 1 picture in 0.33 ms, 8 in 1.13 ms, 64 in 7.75 ms, against "
+    "torch fp32 1 picture in 1.13 ms, 8 in 3.61 ms, 64 in 26.9 ms",
     "threads": 2,
     "candidates": [
         {
             "engine": engine,
-            "ms": {"1": alone, "8": eight},
+            "ms": {"1": alone, "8": eight, "64": many},
             "top1_equal": 27,
             "max_probability_difference": 2.4e-07,
             "batch_difference": 1.2e-07,
@@ -345,7 +346,7 @@ CERTIFICATE = {
             "passed": True,
             "why": None,
         }
-        for engine, alone, eight in (("torch fp32", 1.13, 3.61), ("openvino fp32", 0.33, 1.13))
+        for engine, alone, eight, many in (("torch fp32", 1.13, 3.61, 26.9), ("openvino fp32", 0.33, 1.13, 7.75))
     ],
 }
 MODEL_VERSION: objects.ModelVersion = {

@@ -84,6 +84,7 @@ function engines({ candidates = [], reason, engine }) {
     { title: "Engine", value: (row) => row.engine },
     { title: "1 picture, ms", value: (row) => ms(row, "1"), numeric: true },
     { title: "8 pictures, ms", value: (row) => ms(row, "8"), numeric: true },
+    { title: "64 pictures, ms", value: (row) => ms(row, "64"), numeric: true },
     { title: "Answers equal", value: (row) => row.top1_equal, numeric: true },
     { title: "Verdict", value: (row) => (row.engine === engine ? "serves" : (row.why ?? "certified")) },
   ];
