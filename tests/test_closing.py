@@ -78,11 +78,12 @@ def test_a_body_that_is_on_its_way_still_arrives(fovea: Fovea) -> None:
 
 def test_what_computes_too_long_for_the_end_is_told_so(tmp_path: Path) -> None:
     """And what computes shorter is finished."""
-    app = FastAPI()
+    app, begun = FastAPI(), set[float]()
     app.state.room, app.state.closing = Room(1), Closing()
 
     @app.get("/{seconds}")
     async def compute(seconds: float) -> float:
+        begun.add(seconds)
         await asyncio.sleep(seconds)
         return seconds
 
@@ -94,14 +95,15 @@ def test_what_computes_too_long_for_the_end_is_told_so(tmp_path: Path) -> None:
         serving = asyncio.create_task(server.serve())
         url = "http://{}:{}".format(*bound.getsockname())
         async with httpx.AsyncClient(base_url=url, timeout=30) as client:
-            asked = [asyncio.create_task(client.get(path)) for path in ("/1.5", "/60")]
-            await asyncio.sleep(0.5)
+            asked = [asyncio.create_task(client.get(path)) for path in ("/0.5", "/60")]
+            while len(begun) < len(asked):
+                await asyncio.sleep(0.02)
             server.should_exit = True
             answers = await asyncio.gather(*asked)
             await serving
         return answers
 
     short, long = uvloop.run(main())
-    assert (short.status_code, short.json()) == (200, 1.5)
+    assert (short.status_code, short.json()) == (200, 0.5)
     assert (long.status_code, long.json()["code"]) == (503, "shutting_down")
     assert long.headers["content-type"] == "application/problem+json"

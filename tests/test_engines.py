@@ -64,6 +64,11 @@ def test_engines_answer_as_the_program_does_whatever_a_picture_is_batched_with(n
         _same(rough.outputs(pixels[1:8]), whole[1:8])
 
 
+def test_the_process_that_runs_a_strangers_engine_knows_no_settings_and_no_database() -> None:
+    code = "import sys, workers.engine_run; print({'service.settings', 'sqlalchemy', 'torch'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"set()\n"
+
+
 def test_no_engine_tells_anybody_of_its_use(tmp_path: Path) -> None:
     """Importing OpenVINO would send an event, and keep an id of this machine in the home folder."""
     code = """

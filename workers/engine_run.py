@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.inference.choice import TIMED
-from service.inference.programs import Outputs, Program, Stored, joined, load, parse
+from service.inference.programs import TIMED, Outputs, Program, Stored, joined, load, parse
 
 BATCH = 64
 SAMPLE = 8  # pictures that are answered alone and together

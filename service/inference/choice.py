@@ -5,14 +5,13 @@ import math
 from typing import Any
 
 from service.errors import InternalError
-from service.inference.programs import TORCH, Backend, parse
+from service.inference.programs import TIMED, TORCH, Backend, parse
 from service.settings import Settings
 
 OTHERS = (Backend("openvino", "bf16"), Backend("openvino"), Backend("onnxruntime"))
 INT8 = (Backend("onnxruntime", "int8"), Backend("openvino", "int8"))
 ENGINES_FROM = 30.0  # seconds of a budget below which torch serves, unmeasured
 QUICK_MS = 0.5  # of one picture: see decision 0015
-TIMED = (1, 8, 64)  # pictures in a pass, as certificates tell of them
 
 
 def certified(card: dict[str, Any]) -> list[Backend]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+TIMED = (1, 8, 64)  # pictures in a pass, as certificates tell of them
 
 
 @dataclass(frozen=True)
