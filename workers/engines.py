@@ -79,7 +79,6 @@ def elsewhere(
     threads: int,
     *,
     foreign: engine_run.Foreign | None = None,
-    timed: bool = True,
 ) -> Answered:
     """Of a program in a process of its own, about the rows of an .npy of (N, S, S, 3) uint8. Raises TrialFailed."""
     with tempfile.TemporaryDirectory() as folder:
@@ -92,7 +91,6 @@ def elsewhere(
             "threads": threads,
             "answers": str(answers),
             "foreign": None if foreign is None else asdict(foreign),
-            "timed": timed,
         }
         told = _run(order)
         found = engine_run.answers_of(answers)
